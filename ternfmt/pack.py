@@ -57,8 +57,12 @@ def unpack(packed: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.int8]:
     return words.view(np.int8)[:, :k]
 
 
-def check_codes(packed: npt.NDArray[np.uint8], k: int, location: str) -> None:
+def check_codes(
+    packed: npt.NDArray[np.uint8], k: int, location: str, *, first_row: int = 0
+) -> None:
     """Refuse the forbidden code and non-zero pad lanes (SPEC S-3.2, S-3.5).
+
+    ``first_row`` is the tensor's row that ``packed`` starts at, for messages.
 
     Raises:
         FormatError: CODE or PADDING, naming the first row and column at fault.
@@ -73,7 +77,9 @@ def check_codes(packed: npt.NDArray[np.uint8], k: int, location: str) -> None:
         lane = (int(forbidden[row, byte]) & -int(forbidden[row, byte])).bit_length() // 2
         column = byte * CODES_PER_BYTE + lane
         raise FormatError(
-            Kind.CODE, location, f"forbidden code 10 at row {row}, column {column}; expected 00, 01 or 11"
+            Kind.CODE,
+            location,
+            f"forbidden code 10 at row {first_row + row}, column {column}; expected 00, 01 or 11",
         )
     if pad_lanes:
         padding = packed[:, -1] & padding_mask
@@ -82,5 +88,5 @@ def check_codes(packed: npt.NDArray[np.uint8], k: int, location: str) -> None:
             raise FormatError(
                 Kind.PADDING,
                 location,
-                f"row {row} ends in {packed[row, -1]:#010b}; its {pad_lanes} pad lanes (K={k}) must be 00",
+                f"row {first_row + row} ends in {packed[row, -1]:#010b}; its {pad_lanes} pad lanes (K={k}) must be 00",
             )

@@ -1,0 +1,239 @@
+"""Open a model: bytes -> headers -> checked structure -> memory-mapped tensors on demand."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .check import check_plane_codes, check_scale
+from .container import DTYPES, Header, Span, read_header
+from .errors import FormatError, Kind
+from .index import Source, check_config, check_index, find_source
+from .metadata import Document, Entry, parse_document
+from .names import codes_name, down_name, part_names, scale_name, up_name
+from .structure import check_structure
+from .tensor import LowRank, Plane, TernaryTensor
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a model says of one tensor.
+
+    Attributes:
+        name: full name; the derived tensors of a ternary tensor are not listed by themselves.
+        ternary: packed codes and scales; else dense.
+        shape: logical shape.
+        dtype: safetensors dtype of a dense tensor, or of a ternary tensor's scales.
+        nbytes: bytes on disk, derived tensors included.
+        file: the file that holds the tensor (a ternary tensor's codes).
+        planes, group_size, low_rank: the features a ternary tensor uses (SPEC section 5).
+    """
+
+    name: str
+    ternary: bool
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    file: str
+    planes: int = 1
+    group_size: int | None = None
+    low_rank: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        total = 1
+        for dimension in self.shape:
+            total *= dimension
+        return total
+
+
+class Model:
+    """An open model: a mapping from tensor names to lazily memory-mapped tensors.
+
+    Arrays are read-only views of the files and stay valid after `close`.
+
+    Attributes:
+        source: the files behind the model.
+        headers: the checked header of each file, in the order of ``source.files``.
+        documents: the metadata document of each file.
+        document: the union of the documents.
+        spans: every stored tensor, derived ones included.
+        tensors: every logical tensor, ternary or dense.
+    """
+
+    def __init__(self, source: Source) -> None:
+        """Run SPEC section 10, steps 1 to 23; use `ternfmt.open` instead."""
+        self.source = source
+        self.headers: list[Header] = []
+        self.documents: list[Document] = []
+        for path in source.files:
+            with path.open("rb") as stream:
+                self.headers.append(read_header(stream, str(path)))
+            self.documents.append(parse_document(self.headers[-1]))
+        if source.index is not None:
+            check_index(
+                source.index,
+                {p: h.spans for p, h in zip(source.files, self.headers, strict=True)},
+            )
+        self.spans: dict[str, Span] = {}
+        for header in self.headers:
+            self.spans.update(header.spans)
+        self.document = _union(self.documents, self.headers)
+        check_structure(self.document, self.spans, str(source.path), whole=source.whole)
+        if source.config is not None:
+            check_config(source.config, {document.version for document in self.documents})
+        self.tensors: Mapping[str, TensorInfo] = _tensor_infos(self.document, self.spans)
+        self._maps: dict[str, mmap.mmap] = {}
+        self._closed = False
+
+    def __getitem__(self, name: str) -> TernaryTensor | npt.NDArray[Any]:
+        """The tensor, memory-mapped. Codes and scales are not checked here: see `check`.
+
+        Raises:
+            KeyError: no such tensor, or (reading a shard) parts of it lie elsewhere.
+            ValueError: the model is closed.
+        """
+        info = self.tensors[name]
+        if not info.ternary:
+            return self.stored(name)
+        entry = self.document.entries[name]
+        planes = tuple(
+            Plane(self.stored(codes_name(name, p)), self.stored(scale_name(name, p)))
+            for p in range(entry.planes)
+        )
+        low_rank = None
+        if entry.low_rank is not None:
+            low_rank = LowRank(self.stored(down_name(name)), self.stored(up_name(name)))
+        return TernaryTensor(entry.shape, planes, entry.group_size, low_rank)
+
+    def stored(self, name: str) -> npt.NDArray[Any]:
+        """A tensor as it is stored, derived tensors included: a read-only view of the file."""
+        if self._closed:
+            raise ValueError(f"{self.source.path}: the model is closed")
+        span = self.spans[name]
+        if span.file not in self._maps:
+            with open(span.file, "rb") as stream:
+                self._maps[span.file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = self._maps[span.file]
+        if len(mapped) < span.end:
+            raise FormatError(Kind.LAYOUT, span.file, f"shrank to {len(mapped)} bytes while it was open")
+        flat = np.frombuffer(mapped, np.uint8, span.end - span.begin, span.begin)
+        return flat.view(DTYPES[span.dtype]).reshape(span.shape)
+
+    def check(self, name: str) -> None:
+        """Check the scales, codes and padding of a ternary tensor (SPEC section 10, step 24).
+
+        Of a shard, the parts that it holds are checked.
+
+        Raises:
+            FormatError: SCALE, CODE or PADDING.
+            KeyError: no such ternary tensor.
+        """
+        entry = self.document.entries[name]
+        for p in range(entry.planes):
+            scale, codes = scale_name(name, p), codes_name(name, p)
+            if scale in self.spans:
+                check_scale(self.stored(scale), f"{self.spans[scale].file}: {scale!r}")
+            if codes in self.spans:
+                check_plane_codes(
+                    self.stored(codes), entry.k, f"{self.spans[codes].file}: {codes!r}"
+                )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def close(self) -> None:
+        """Let go of the files; arrays that were handed out keep theirs mapped."""
+        self._closed = True
+        self._maps.clear()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_model(
+    path: str | Path, *, shard: bool | None = None, strict_links: bool = False
+) -> Model:
+    """Open a safetensors file, an index JSON or a model folder.
+
+    Reads headers only. ``shard`` says whether a single file is one shard of a model; None decides by its
+    name (SPEC S-7.2). ``strict_links`` refuses shards that are symbolic links.
+
+    Raises:
+        FormatError: SPEC section 10, steps 1 to 23.
+        OSError: a file cannot be read.
+    """
+    return Model(find_source(Path(path), shard=shard, strict_links=strict_links))
+
+
+def _union(documents: list[Document], headers: list[Header]) -> Document:
+    """One document for all shards; shards that disagree are refused (SPEC S-7.6)."""
+    if len(documents) == 1:
+        return documents[0]
+    entries: dict[str, Entry] = {}
+    digests: dict[str, str] = {}
+    for document, header in zip(documents, headers, strict=True):
+        for known, new in ((entries, document.entries), (digests, document.tensor_digests)):
+            _merge(known, new, header.file)
+    required = sorted({feature for document in documents for feature in document.required})
+    first = replace(documents[0], header_digest=None) if documents else Document()
+    return replace(first, required=tuple(required), entries=entries, tensor_digests=digests)
+
+
+def _merge(known: dict[str, Any], new: Mapping[str, Any], file: str) -> None:
+    for name, value in new.items():
+        if known.setdefault(name, value) != value:
+            raise FormatError(
+                Kind.METADATA,
+                f"{file}: {name!r}",
+                f"its metadata document says {value}, another shard's says {known[name]}",
+            )
+
+
+def _tensor_infos(document: Document, spans: Mapping[str, Span]) -> dict[str, TensorInfo]:
+    """Logical tensors by name; of a shard, only those that it holds whole."""
+    infos: dict[str, TensorInfo] = {}
+    parts: set[str] = set()
+    for name, entry in document.entries.items():
+        names = part_names(name, entry)
+        parts.update(names)
+        if all(part in spans for part in names):
+            infos[name] = TensorInfo(
+                name,
+                True,
+                entry.shape,
+                spans[scale_name(name, 0)].dtype,
+                sum(spans[part].end - spans[part].begin for part in names),
+                spans[name].file,
+                entry.planes,
+                entry.group_size,
+                entry.low_rank,
+            )
+    for name, span in spans.items():
+        if name not in parts:
+            infos[name] = TensorInfo(
+                name, False, span.shape, span.dtype, span.end - span.begin, span.file
+            )
+    return dict(sorted(infos.items()))
