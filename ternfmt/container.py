@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
+from math import prod
+from operator import itemgetter, mod, mul, sub
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import ml_dtypes
@@ -42,13 +45,16 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
+_ITEM_BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
+_INFO_KEYS = {"dtype", "shape", "data_offsets"}
+_INFO_VALUES = itemgetter("dtype", "shape", "data_offsets")
 _NAME = re.compile(rf"[\x21-\x7e]{{1,{NAME_MAX}}}")
 
 
 class Span(NamedTuple):
     """A stored tensor: what it is and where it lies.
 
-    ``begin`` and ``end`` are byte offsets from the start of the *file*.
+    ``begin`` and ``end`` are its ``data_offsets``: bytes from the start of the data section.
     """
 
     file: str
@@ -66,11 +72,13 @@ class Header:
         file: path of the file, for messages.
         spans: every stored tensor, in the header's order.
         metadata: ``__metadata__``; absent counts as empty.
+        data_start: where in the file the data section starts.
     """
 
     file: str
     spans: dict[str, Span]
     metadata: dict[str, str]
+    data_start: int
 
 
 def is_tensor_name(name: str) -> bool:
@@ -104,40 +112,12 @@ def parse_header(raw: bytes, file_size: int, file: str) -> Header:
     value = parse_object(decode_utf8(raw, f"{file}: header"), f"{file}: header", framed=True)
     metadata = value.pop(METADATA_KEY, {})
     data_start = PREFIX_BYTES + len(raw)
-    for name in value:
-        if not is_tensor_name(name):
-            raise FormatError(
-                Kind.NAME,
-                f"{file}: {name[:NAME_MAX]!r}",
-                f"tensor names have 1 to {NAME_MAX} characters in 0x21..0x7e",
-            )
-    for name, info in value.items():
-        _check_tensor_info(info, f"{file}: {name!r}")
-    for name, info in value.items():
-        _check_overflow(info, f"{file}: {name!r}")
-    spans = {
-        name: Span(
-            file,
-            info["dtype"],
-            tuple(info["shape"]),
-            data_start + info["data_offsets"][0],
-            data_start + info["data_offsets"][1],
-        )
-        for name, info in value.items()
-    }
-    _check_layout(spans, data_start, file_size, file)
-    for name, span in spans.items():
-        expected = _nbytes(span.dtype, span.shape)
-        if span.end - span.begin != expected:
-            raise FormatError(
-                Kind.SIZE,
-                f"{file}: {name!r}",
-                f"{span.dtype} {list(span.shape)} takes {expected} bytes, "
-                f"data_offsets span {span.end - span.begin}",
-            )
-    if not isinstance(metadata, dict) or not all(type(v) is str for v in metadata.values()):
+    spans = spans_at_once(value, data_start, file_size, file)
+    if spans is None:
+        spans = spans_one_by_one(value, data_start, file_size, file)
+    if type(metadata) is not dict or not all(type(v) is str for v in metadata.values()):
         raise FormatError(Kind.METADATA, f"{file}: {METADATA_KEY}", "expected an object of strings")
-    return Header(file, spans, metadata)
+    return Header(file, spans, metadata, data_start)
 
 
 def layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, int]]:
@@ -179,69 +159,148 @@ def build_header(
     return struct.pack("<Q", length) + text + b" " * padding
 
 
-def _check_tensor_info(info: Any, location: str) -> None:
-    def fail(message: str) -> NoReturn:
-        raise FormatError(Kind.TENSOR_INFO, location, message)
+def spans_one_by_one(
+    value: Mapping[str, Any], data_start: int, file_size: int, file: str
+) -> dict[str, Span]:
+    """Steps 7 to 11, plainly: the reference for `spans_at_once`, and where every error comes from.
 
-    if not isinstance(info, dict) or info.keys() != {"dtype", "shape", "data_offsets"}:
-        fail("expected an object with exactly dtype, shape and data_offsets")
-    if type(info["dtype"]) is not str or info["dtype"] not in DTYPES:
-        fail(f"dtype {info['dtype']!r}; expected one of {', '.join(DTYPES)}")
-    shape, offsets = info["shape"], info["data_offsets"]
-    if not _are_naturals(shape) or len(shape) > RANK_MAX:
-        fail(f"shape must be an array of at most {RANK_MAX} integers >= 0 in plain digits")
-    if not _are_naturals(offsets) or len(offsets) != 2:
-        fail("data_offsets must be an array of two integers >= 0 in plain digits")
+    Args:
+        value: the header's JSON value without ``__metadata__``.
+        data_start: where the data section starts, bytes from the start of the file.
+        file_size: bytes.
+        file: path, for messages.
+
+    Raises:
+        FormatError: the class of the first failing step.
+    """
+    _check_names(value, file)
+    spans = _make_spans(value, file)
+    _check_layout(spans, data_start, file_size, file)
+    _check_sizes(spans, file)
+    return spans
 
 
-def _are_naturals(values: Any) -> bool:
-    return type(values) is list and all(type(v) is int and v >= 0 for v in values)
+def spans_at_once(
+    value: Mapping[str, Any], data_start: int, file_size: int, file: str
+) -> dict[str, Span] | None:
+    """Steps 7 to 11 by columns, at the speed of built-ins; None leaves the decision to the reference.
+
+    A header of FLUX.1's size has 1,655 entries and is opened within milliseconds. Tensors with a zero
+    dimension are rare and left to the reference.
+    """
+    infos = list(value.values())
+    if not infos or set(map(type, infos)) != {dict} or not all(map(_NAME.fullmatch, value)):
+        return None
+    if any(set(keys) != _INFO_KEYS for keys in set(map(tuple, infos))):
+        return None
+    dtypes, shapes, offsets = zip(*map(_INFO_VALUES, infos), strict=True)
+    if set(map(type, dtypes)) != {str} or not DTYPES.keys() >= set(dtypes):
+        return None
+    if set(map(type, shapes)) != {list} or set(map(type, offsets)) != {list}:
+        return None
+    if max(map(len, shapes)) > RANK_MAX or set(map(len, offsets)) != {2}:
+        return None
+    dimensions = list(chain.from_iterable(shapes))
+    begins, ends = zip(*offsets, strict=True)
+    if {*map(type, dimensions), *map(type, begins), *map(type, ends)} != {int}:
+        return None
+    if min(dimensions, default=1) < 1 or min(begins) < 0 or max(*begins, *ends) > INTEGER_MAX:
+        return None
+    item_bytes = list(map(_ITEM_BYTES.__getitem__, dtypes))
+    sizes = list(map(mul, map(prod, shapes), item_bytes))
+    ordered_begins, ordered_ends = zip(*sorted(map(tuple, offsets)), strict=True)
+    if (
+        ordered_begins != (0, *ordered_ends[:-1])
+        or data_start + ordered_ends[-1] != file_size
+        or list(map(sub, ends, begins)) != sizes  # sizes are positive, so each begin is before its end
+        or any(map(mod, map(data_start.__add__, begins), item_bytes))
+    ):
+        return None
+    columns = zip(repeat(file), dtypes, map(tuple, shapes), begins, ends)  # noqa: B905 (repeat is endless)
+    return dict(zip(value, map(Span._make, columns), strict=True))
 
 
-def _check_overflow(info: dict[str, Any], location: str) -> None:
-    product = DTYPES[info["dtype"]].itemsize
-    for dimension in info["shape"]:
-        product *= dimension or 1
-        if product > INTEGER_MAX:
-            break
-    if max(product, *info["shape"], *info["data_offsets"]) > INTEGER_MAX:
+def _check_names(value: Mapping[str, Any], file: str) -> None:
+    """Step 7."""
+    for name in [name for name in value if not _NAME.fullmatch(name)][:1]:
         raise FormatError(
-            Kind.OVERFLOW,
-            location,
-            f"{info['dtype']} {info['shape']} at {info['data_offsets']}: an integer, or the bytes of the "
-            f"non-zero dimensions, exceed {INTEGER_MAX}",
+            Kind.NAME,
+            f"{file}: {name[:NAME_MAX]!r}",
+            f"tensor names have 1 to {NAME_MAX} characters in 0x21..0x7e",
         )
+
+
+def _make_spans(value: Mapping[str, Any], file: str) -> dict[str, Span]:
+    """Steps 8 and 9."""
+
+    def fail(name: str, message: str) -> NoReturn:
+        raise FormatError(Kind.TENSOR_INFO, f"{file}: {name!r}", message)
+
+    spans: dict[str, Span] = {}
+    for name, info in value.items():
+        if type(info) is not dict or info.keys() != _INFO_KEYS:
+            fail(name, "expected an object with exactly dtype, shape and data_offsets")
+        dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
+        if type(dtype) is not str or dtype not in DTYPES:
+            fail(name, f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+        if type(shape) is not list or len(shape) > RANK_MAX:
+            fail(name, f"shape must be an array of at most {RANK_MAX} integers")
+        if type(offsets) is not list or len(offsets) != 2:
+            fail(name, "data_offsets must be an array of two integers")
+        if not all(type(i) is int and i >= 0 for i in shape + offsets):
+            fail(name, "shape and data_offsets hold integers >= 0, written in plain digits")
+        spans[name] = Span(file, dtype, tuple(shape), *offsets)
+    for name, span in spans.items():
+        product = _nbytes(span.dtype, [d or 1 for d in span.shape])
+        if product > INTEGER_MAX or span.end > INTEGER_MAX or span.begin > INTEGER_MAX:
+            raise FormatError(
+                Kind.OVERFLOW,
+                f"{file}: {name!r}",
+                f"{span.dtype} {list(span.shape)} at [{span.begin}, {span.end}]: an offset, or the bytes "
+                f"of the non-zero dimensions, exceed {INTEGER_MAX}",
+            )
+    return spans
 
 
 def _check_layout(spans: Mapping[str, Span], data_start: int, file_size: int, file: str) -> None:
-    position = data_start
-    for name, span in sorted(spans.items(), key=lambda item: item[1][3:]):
-        if span.begin != position or span.end < span.begin:
+    """Step 10."""
+    position = 0
+    for begin, end, name in sorted((span.begin, span.end, name) for name, span in spans.items()):
+        if begin != position or end < begin:
             raise FormatError(
                 Kind.LAYOUT,
                 f"{file}: {name!r}",
-                f"spans bytes {span.begin}..{span.end} of the file; expected it to begin at {position}: "
+                f"data_offsets [{begin}, {end}]; expected it to begin at {position}: "
                 "tensors must follow each other without hole or overlap",
             )
-        position = span.end
-    if position != file_size:
+        position = end
+    if data_start + position != file_size:
+        fault = "bytes follow the last tensor"
+        if data_start + position > file_size:
+            fault = "the file is truncated: fetch it again"
         raise FormatError(
-            Kind.LAYOUT,
-            file,
-            f"the tensors end at byte {position}, the file at {file_size} "
-            f"({'truncated: fetch it again' if position > file_size else 'bytes after the last tensor'})",
+            Kind.LAYOUT, file, f"tensors end at byte {data_start + position}, the file at {file_size}: {fault}"
         )
     for name, span in spans.items():
-        if span.begin % DTYPES[span.dtype].itemsize:
+        if (data_start + span.begin) % _ITEM_BYTES[span.dtype]:
             raise FormatError(
                 Kind.LAYOUT,
                 f"{file}: {name!r}",
-                f"{span.dtype} at byte {span.begin} of the file is not aligned to its size",
+                f"{span.dtype} at byte {data_start + span.begin} of the file is not aligned to its size",
             )
 
 
-def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
-    total = DTYPES[dtype].itemsize
-    for dimension in shape:
-        total *= dimension
-    return total
+def _check_sizes(spans: Mapping[str, Span], file: str) -> None:
+    """Step 11."""
+    for name, span in spans.items():
+        if span.end - span.begin != _nbytes(span.dtype, span.shape):
+            raise FormatError(
+                Kind.SIZE,
+                f"{file}: {name!r}",
+                f"{span.dtype} {list(span.shape)} takes {_nbytes(span.dtype, span.shape)} bytes, "
+                f"data_offsets span {span.end - span.begin}",
+            )
+
+
+def _nbytes(dtype: str, shape: Sequence[int]) -> int:
+    return _ITEM_BYTES[dtype] * prod(shape)

@@ -131,19 +131,16 @@ def parse_document(header: Header) -> Document:
     value = parse_object(header.metadata[KEY], location, framed=True)
     version = _parse_version(value.pop("version", None), location)
     required = _parse_required(value.pop("required", None), location)
-    _check_numbers(value, location)
     entries_json = _expect_object(value.pop("tensors", None), "tensors", location)
-    entries = {
-        name: _parse_entry(entry, f"{location}: tensor {name!r}") for name, entry in entries_json.items()
-    }
+    entries = _parse_entries(entries_json, location)
     tensor_digests, header_digest = _parse_digests(value.pop("digests", {}), location)
-    for name, entry in entries.items():
-        unlisted = entry.features.difference(required)
-        if unlisted:
+    _check_numbers(value, location)
+    for feature in FEATURES.difference(required):
+        for name in [name for name, entry in entries.items() if feature in entry.features][:1]:
             raise FormatError(
                 Kind.FEATURE,
                 f"{location}: tensor {name!r}",
-                f"uses {sorted(unlisted)}, which `required` = {list(required)} does not list",
+                f"uses {feature!r}, which `required` = {list(required)} does not list",
             )
     return Document(version, required, entries, tensor_digests, header_digest, value)
 
@@ -177,6 +174,7 @@ def _parse_required(required: Any, location: str) -> tuple[str, ...]:
 
 
 def _check_numbers(value: dict[str, Any], location: str) -> None:
+    """Check the numbers in ancillary keys; those of other keys have limits of their own."""
     pending: list[Any] = [value]
     while pending:
         item = pending.pop()
@@ -188,13 +186,26 @@ def _check_numbers(value: dict[str, Any], location: str) -> None:
             _fail(location, f"number {item}: expected an integer of magnitude <= {INTEGER_MAX}")
 
 
+def _parse_entries(value: dict[str, Any], location: str) -> dict[str, Entry]:
+    """Every entry; the many that are alike share one `Entry`."""
+    known: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
+    for name, entry_json in value.items():
+        text = repr(entry_json)
+        if text not in known:
+            known[text] = _parse_entry(entry_json, f"{location}: tensor {name!r}")
+        entries[name] = known[text]
+    return entries
+
+
 def _parse_entry(entry: Any, location: str) -> Entry:
     rest = dict(_expect_object(entry, "entry", location))
     shape = rest.pop("shape", None)
     if (
         type(shape) is not list
         or not 2 <= len(shape) <= RANK_MAX
-        or not all(type(d) is int and d >= 1 for d in shape)
+        or set(map(type, shape)) != {int}
+        or min(shape) < 1
     ):
         _fail(location, f"shape: expected 2 to {RANK_MAX} integers >= 1, got {shape!r}")
     encoding = rest.pop("encoding", None)
@@ -208,6 +219,7 @@ def _parse_entry(entry: Any, location: str) -> Entry:
         _fail(location, f"group_size: expected a multiple of {GROUP_MULTIPLE}, got {group_size}")
     planes = _optional_integer(rest, "planes", 2, PLANES_MAX, location)
     low_rank = _optional_integer(rest, "low_rank", 1, k, location)
+    _check_numbers(rest, location)
     return Entry(tuple(shape), group_size, planes or 1, low_rank, rest)
 
 
@@ -225,9 +237,9 @@ def _optional_integer(
 def _parse_digests(digests: Any, location: str) -> tuple[dict[str, str], str | None]:
     digests = _expect_object(digests, "digests", location)
     tensors = _expect_object(digests.get("tensors", {}), "digests.tensors", location)
-    for name, digest in [*tensors.items(), ("header", digests.get("header", "0" * 64))]:
-        if type(digest) is not str or not _DIGEST.fullmatch(digest):
-            _fail(location, f"digest of {name!r}: expected 64 lower-case hex digits, got {digest!r}")
+    values = [*tensors.values(), *([digests["header"]] if "header" in digests else [])]
+    if set(map(type, values)) - {str} or not all(map(_DIGEST.fullmatch, values)):
+        _fail(location, "digests: expected 64 lower-case hex digits each")
     return tensors, digests.get("header")
 
 

@@ -2,70 +2,46 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from .container import DTYPE_NAMES
 from .limits import PLANES_MAX
-from .metadata import Entry
-from .pack import packed_columns
 from .tensor import SCALE_DTYPES
 
 SCALE_DTYPE_NAMES = tuple(DTYPE_NAMES[dtype] for dtype in SCALE_DTYPES)
 """``F32``, ``F16``, ``BF16``: what a scale or a low-rank factor may be."""
 
-
-def codes_name(name: str, plane: int) -> str:
-    """Stored name of a plane's codes; planes count from 0, names from 1."""
-    return name if plane == 0 else f"{name}_plane{plane + 1}"
+DOWN_SUFFIX = "_lowrank_down"
+UP_SUFFIX = "_lowrank_up"
 
 
-def scale_name(name: str, plane: int) -> str:
-    """Stored name of a plane's scales."""
-    return f"{codes_name(name, plane)}_scale"
+def codes_suffix(plane: int) -> str:
+    """Suffix of a plane's codes: none for the first. Planes count from 0, names from 1."""
+    return "" if plane == 0 else f"_plane{plane + 1}"
 
 
-def down_name(name: str) -> str:
-    """Stored name of the low-rank factor ``[R, K]``."""
-    return f"{name}_lowrank_down"
+def scale_suffix(plane: int) -> str:
+    """Suffix of a plane's scales."""
+    return f"{codes_suffix(plane)}_scale"
 
 
-def up_name(name: str) -> str:
-    """Stored name of the low-rank factor ``[N, R]``."""
-    return f"{name}_lowrank_up"
+@cache
+def used_suffixes(planes: int, low_rank: bool) -> tuple[str, ...]:
+    """Suffixes of everything that makes up a tensor, its first plane's codes (no suffix) included."""
+    return (
+        *(codes_suffix(p) for p in range(planes)),
+        *(scale_suffix(p) for p in range(planes)),
+        *((DOWN_SUFFIX, UP_SUFFIX) if low_rank else ()),
+    )
 
 
-def reserved_names(name: str) -> list[str]:
-    """Every derived name of ``name``, used or not (SPEC S-6.1)."""
-    planes = range(PLANES_MAX)
-    return [
-        *(codes_name(name, p) for p in planes if p),
-        *(scale_name(name, p) for p in planes),
-        down_name(name),
-        up_name(name),
-    ]
+@cache
+def longest_suffix(planes: int, low_rank: bool) -> int:
+    """Characters in the longest of `used_suffixes`."""
+    return max(map(len, used_suffixes(planes, low_rank)))
 
 
-def codes_shapes(name: str, entry: Entry) -> dict[str, tuple[int, int]]:
-    """Stored name -> shape of every plane's codes."""
-    shape = (entry.n, packed_columns(entry.k))
-    return {codes_name(name, p): shape for p in range(entry.planes)}
-
-
-def scale_shapes(name: str, entry: Entry) -> dict[str, tuple[int, ...]]:
-    """Stored name -> shape of every plane's scales."""
-    return {scale_name(name, p): entry.scale_shape for p in range(entry.planes)}
-
-
-def low_rank_shapes(name: str, entry: Entry) -> dict[str, tuple[int, int]]:
-    """Stored name -> shape of the low-rank factors; empty without one."""
-    if entry.low_rank is None:
-        return {}
-    return {down_name(name): (entry.low_rank, entry.k), up_name(name): (entry.n, entry.low_rank)}
-
-
-def part_names(name: str, entry: Entry) -> list[str]:
-    """Stored names of everything that makes up the tensor."""
-    return [
-        *codes_shapes(name, entry),
-        *scale_shapes(name, entry),
-        *low_rank_shapes(name, entry),
-    ]
-
+CODES_SUFFIXES = tuple(map(codes_suffix, range(PLANES_MAX)))
+SCALE_SUFFIXES = tuple(map(scale_suffix, range(PLANES_MAX)))
+RESERVED_SUFFIXES = used_suffixes(PLANES_MAX, low_rank=True)[1:]
+"""Suffixes of every derived name, used or not (SPEC S-6.1)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +18,7 @@ from .container import DTYPES, Header, Span, read_header
 from .errors import FormatError, Kind
 from .index import Source, check_config, check_index, find_source
 from .metadata import Document, Entry, parse_document
-from .names import codes_name, down_name, part_names, scale_name, up_name
+from .names import DOWN_SUFFIX, UP_SUFFIX, codes_suffix, scale_suffix, used_suffixes
 from .structure import check_structure
 from .tensor import LowRank, Plane, TernaryTensor
 
@@ -66,7 +67,6 @@ class Model:
         documents: the metadata document of each file.
         document: the union of the documents.
         spans: every stored tensor, derived ones included.
-        tensors: every logical tensor, ternary or dense.
     """
 
     def __init__(self, source: Source) -> None:
@@ -90,9 +90,14 @@ class Model:
         check_structure(self.document, self.spans, str(source.path), whole=source.whole)
         if source.config is not None:
             check_config(source.config, {document.version for document in self.documents})
-        self.tensors: Mapping[str, TensorInfo] = _tensor_infos(self.document, self.spans)
+        self._data_starts = {header.file: header.data_start for header in self.headers}
         self._maps: dict[str, mmap.mmap] = {}
         self._closed = False
+
+    @cached_property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every logical tensor by name; of a shard, those that it holds whole."""
+        return _tensor_infos(self.document, self.spans)
 
     def __getitem__(self, name: str) -> TernaryTensor | npt.NDArray[Any]:
         """The tensor, memory-mapped. Codes and scales are not checked here: see `check`.
@@ -106,12 +111,12 @@ class Model:
             return self.stored(name)
         entry = self.document.entries[name]
         planes = tuple(
-            Plane(self.stored(codes_name(name, p)), self.stored(scale_name(name, p)))
+            Plane(self.stored(name + codes_suffix(p)), self.stored(name + scale_suffix(p)))
             for p in range(entry.planes)
         )
         low_rank = None
         if entry.low_rank is not None:
-            low_rank = LowRank(self.stored(down_name(name)), self.stored(up_name(name)))
+            low_rank = LowRank(self.stored(name + DOWN_SUFFIX), self.stored(name + UP_SUFFIX))
         return TernaryTensor(entry.shape, planes, entry.group_size, low_rank)
 
     def stored(self, name: str) -> npt.NDArray[Any]:
@@ -123,9 +128,10 @@ class Model:
             with open(span.file, "rb") as stream:
                 self._maps[span.file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         mapped = self._maps[span.file]
-        if len(mapped) < span.end:
+        start = self._data_starts[span.file]
+        if len(mapped) < start + span.end:
             raise FormatError(Kind.LAYOUT, span.file, f"shrank to {len(mapped)} bytes while it was open")
-        flat = np.frombuffer(mapped, np.uint8, span.end - span.begin, span.begin)
+        flat = np.frombuffer(mapped, np.uint8, span.end - span.begin, start + span.begin)
         return flat.view(DTYPES[span.dtype]).reshape(span.shape)
 
     def check(self, name: str) -> None:
@@ -139,7 +145,7 @@ class Model:
         """
         entry = self.document.entries[name]
         for p in range(entry.planes):
-            scale, codes = scale_name(name, p), codes_name(name, p)
+            scale, codes = name + scale_suffix(p), name + codes_suffix(p)
             if scale in self.spans:
                 check_scale(self.stored(scale), f"{self.spans[scale].file}: {scale!r}")
             if codes in self.spans:
@@ -213,18 +219,17 @@ def _merge(known: dict[str, Any], new: Mapping[str, Any], file: str) -> None:
 
 
 def _tensor_infos(document: Document, spans: Mapping[str, Span]) -> dict[str, TensorInfo]:
-    """Logical tensors by name; of a shard, only those that it holds whole."""
     infos: dict[str, TensorInfo] = {}
     parts: set[str] = set()
     for name, entry in document.entries.items():
-        names = part_names(name, entry)
+        names = [name + suffix for suffix in used_suffixes(entry.planes, entry.low_rank is not None)]
         parts.update(names)
         if all(part in spans for part in names):
             infos[name] = TensorInfo(
                 name,
                 True,
                 entry.shape,
-                spans[scale_name(name, 0)].dtype,
+                spans[name + scale_suffix(0)].dtype,
                 sum(spans[part].end - spans[part].begin for part in names),
                 spans[name].file,
                 entry.planes,

@@ -9,7 +9,10 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from itertools import chain
 from typing import Any, NoReturn
+
+import numpy as np
 
 from .errors import FormatError, Kind
 from .limits import DEPTH_MAX, NUMBER_CHARS_MAX
@@ -76,7 +79,7 @@ def parse_object(text: str, location: str, *, framed: bool) -> dict[str, Any]:
 
     decoder = json.JSONDecoder(
         object_pairs_hook=unique,
-        parse_int=integer,
+        parse_int=integer if _may_hold_odd_integer(text) else int,
         parse_float=real,
         parse_constant=lambda name: fail(f"{name} is not JSON"),
     )
@@ -109,17 +112,26 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
+def _may_hold_odd_integer(text: str) -> bool:
+    """Whether some integer could be ``-0`` or too long; a cheap test that spares a call for each integer."""
+    raw = text.encode("utf-8", "surrogatepass")
+    run = np.frombuffer(raw, np.uint8) - np.uint8(ord("0")) < 10
+    length = 1
+    while length < NUMBER_CHARS_MAX:  # run[i]: the `length` characters from i on are digits
+        run = run[:-length] & run[length:]
+        length *= 2
+    return (b"-" in raw and b"-0" in raw) or bool(run.any())
+
+
 def _check_depth(value: dict[str, Any], location: str) -> None:
-    level: list[Any] = [value]
+    dicts: list[dict[str, Any]] = [value]
+    lists: list[list[Any]] = []
     for _ in range(DEPTH_MAX):
-        level = [
-            child
-            for container in level
-            for child in (container.values() if type(container) is dict else container)
-            if type(child) is dict or type(child) is list
-        ]
-        if not level:
+        children = [*chain.from_iterable(map(dict.values, dicts)), *chain.from_iterable(lists)]
+        if not {dict, list} & set(map(type, children)):
             return
+        dicts = [child for child in children if type(child) is dict]
+        lists = [child for child in children if type(child) is list]
     raise FormatError(Kind.JSON, location, f"nested deeper than {DEPTH_MAX}")
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 from .container import Span, is_tensor_name
 from .errors import FormatError, Kind
 from .limits import NAME_MAX
 from .metadata import Document, Entry
 from .names import (
+    CODES_SUFFIXES,
+    DOWN_SUFFIX,
+    RESERVED_SUFFIXES,
     SCALE_DTYPE_NAMES,
-    codes_name,
-    codes_shapes,
-    low_rank_shapes,
-    part_names,
-    reserved_names,
-    scale_name,
-    scale_shapes,
+    SCALE_SUFFIXES,
+    UP_SUFFIX,
+    longest_suffix,
+    used_suffixes,
 )
+from .pack import packed_columns
 
 
 def check_structure(
@@ -34,96 +36,105 @@ def check_structure(
     Raises:
         FormatError: NAME, METADATA or SCALE.
     """
+    _check_names(document.entries, spans, location)
     for name, entry in document.entries.items():
-        _check_derived_names(name, entry, document.entries, spans, location)
-    for name, entry in document.entries.items():
-        for part, shape in codes_shapes(name, entry).items():
-            _check_part(part, shape, ("U8",), spans, location, Kind.METADATA, whole)
-        factors = low_rank_shapes(name, entry)
-        for part, shape in factors.items():
-            _check_part(part, shape, SCALE_DTYPE_NAMES, spans, location, Kind.METADATA, whole)
-        _check_one_dtype(list(factors), spans, Kind.METADATA)
-    for name in document.tensor_digests:
-        if whole and name not in spans:
-            raise FormatError(
-                Kind.METADATA, f"{location}: {name!r}", "has a digest, but there is no such tensor"
+        shape = (entry.n, packed_columns(entry.k))
+        for suffix in CODES_SUFFIXES[: entry.planes]:
+            _check_part(name + suffix, ("U8",), shape, spans, location, Kind.METADATA, whole)
+        if entry.low_rank is not None:
+            down, up = name + DOWN_SUFFIX, name + UP_SUFFIX
+            dtypes = (spans[down].dtype,) if down in spans else SCALE_DTYPE_NAMES
+            _check_part(
+                down, SCALE_DTYPE_NAMES, (entry.low_rank, entry.k), spans, location, Kind.METADATA, whole
             )
-    _check_all_declared(document, spans)
+            _check_part(up, dtypes, (entry.n, entry.low_rank), spans, location, Kind.METADATA, whole)
+    _check_digest_names(document, spans, location, whole)
+    _check_all_declared(document.entries, spans)
     for name, entry in document.entries.items():
-        scales = scale_shapes(name, entry)
-        for part, scale_shape in scales.items():
-            _check_part(part, scale_shape, SCALE_DTYPE_NAMES, spans, location, Kind.SCALE, whole)
-        _check_one_dtype(list(scales), spans, Kind.SCALE)
+        dtypes = SCALE_DTYPE_NAMES
+        for suffix in SCALE_SUFFIXES[: entry.planes]:
+            part = name + suffix
+            _check_part(part, dtypes, entry.scale_shape, spans, location, Kind.SCALE, whole)
+            if part in spans:  # every further plane has this one's dtype
+                dtypes = (spans[part].dtype,)
 
 
-def _check_derived_names(
-    name: str,
-    entry: Entry,
-    entries: Mapping[str, Entry],
-    spans: Mapping[str, Span],
-    location: str,
-) -> None:
-    parts = part_names(name, entry)
-    for part in parts:
-        if not is_tensor_name(part):
+def _check_names(entries: Mapping[str, Entry], spans: Mapping[str, Span], location: str) -> None:
+    """Step 21."""
+    for name, entry in entries.items():
+        longest = len(name) + longest_suffix(entry.planes, entry.low_rank is not None)
+        if longest > NAME_MAX or not (name in spans or is_tensor_name(name)):
             raise FormatError(
                 Kind.NAME,
-                f"{location}: {part[: NAME_MAX + 1]!r}",
-                f"tensor names have 1 to {NAME_MAX} characters in 0x21..0x7e",
+                f"{location}: {name[:NAME_MAX]!r}",
+                f"tensor names have 1 to {NAME_MAX} characters in 0x21..0x7e; with its derived names' suffixes "
+                f"this one has {longest}",
             )
-    for reserved in reserved_names(name):
-        if reserved in entries or (reserved in spans and reserved not in parts):
-            raise FormatError(
-                Kind.NAME,
-                f"{spans[reserved].file if reserved in spans else location}: {reserved!r}",
-                f"this name is reserved by ternary tensor {name!r}, whose entry does not call for it",
-            )
+    for name in [name for name in chain(spans, entries) if name.endswith(RESERVED_SUFFIXES)]:
+        if name.removesuffix(SCALE_SUFFIXES[0]) in entries and name not in entries:
+            continue  # the common case: a scale in its place
+        for suffix in RESERVED_SUFFIXES:
+            owner = entries.get(name[: -len(suffix)]) if name.endswith(suffix) else None
+            if owner is not None and (
+                name in entries or suffix not in used_suffixes(owner.planes, owner.low_rank is not None)
+            ):
+                raise FormatError(
+                    Kind.NAME,
+                    f"{spans[name].file if name in spans else location}: {name!r}",
+                    f"this name is reserved by ternary tensor {name[: -len(suffix)]!r}, "
+                    "whose entry does not call for it",
+                )
 
 
 def _check_part(
     part: str,
-    shape: tuple[int, ...],
     dtypes: tuple[str, ...],
+    shape: tuple[int, ...],
     spans: Mapping[str, Span],
     location: str,
     kind: Kind,
     whole: bool,
 ) -> None:
+    """Check that ``part`` is stored with one of ``dtypes`` and ``shape``."""
     span = spans.get(part)
-    expected = f"{' or '.join(dtypes)} {list(shape)}"
     if span is None:
         if whole:
-            raise FormatError(kind, f"{location}: {part!r}", f"absent; expected {expected}")
+            raise FormatError(
+                kind, f"{location}: {part!r}", f"absent; expected {' or '.join(dtypes)} {list(shape)}"
+            )
     elif span.dtype not in dtypes or span.shape != shape:
         raise FormatError(
             kind,
             f"{span.file}: {part!r}",
-            f"expected {expected}, got {span.dtype} {list(span.shape)}",
+            f"expected {' or '.join(dtypes)} {list(shape)}, got {span.dtype} {list(span.shape)}",
         )
 
 
-def _check_one_dtype(parts: list[str], spans: Mapping[str, Span], kind: Kind) -> None:
-    present = [part for part in parts if part in spans]
-    for part in present[1:]:
-        if spans[part].dtype != spans[present[0]].dtype:
-            raise FormatError(
-                kind,
-                f"{spans[part].file}: {part!r}",
-                f"expected {spans[present[0]].dtype} as {present[0]!r}, got {spans[part].dtype}",
-            )
+def _check_digest_names(
+    document: Document, spans: Mapping[str, Span], location: str, whole: bool
+) -> None:
+    if not whole:
+        return
+    for name in [name for name in document.tensor_digests if name not in spans][:1]:
+        raise FormatError(
+            Kind.METADATA, f"{location}: {name!r}", "has a digest, but there is no such tensor"
+        )
 
 
-def _check_all_declared(document: Document, spans: Mapping[str, Span]) -> None:
+def _check_all_declared(entries: Mapping[str, Entry], spans: Mapping[str, Span]) -> None:
     """SPEC S-6.3: codes beside their scales that no entry declares."""
-    declared = {
-        codes_name(name, p) for name, entry in document.entries.items() for p in range(entry.planes)
+    further_planes = {
+        name + suffix
+        for name, entry in entries.items()
+        if entry.planes > 1
+        for suffix in CODES_SUFFIXES[1 : entry.planes]
     }
     for name, span in spans.items():
-        scale = spans.get(scale_name(name, 0))
+        if span.dtype != "U8" or name in entries or name in further_planes:
+            continue
+        scale = spans.get(name + SCALE_SUFFIXES[0])
         if (
             scale is not None
-            and name not in declared
-            and span.dtype == "U8"
             and len(span.shape) == 2
             and scale.dtype in SCALE_DTYPE_NAMES
             and scale.shape[:1] == span.shape[:1]
@@ -131,6 +142,6 @@ def _check_all_declared(document: Document, spans: Mapping[str, Span]) -> None:
             raise FormatError(
                 Kind.METADATA,
                 f"{span.file}: {name!r}",
-                f"looks like packed codes (U8 {list(span.shape)} beside {scale_name(name, 0)!r}) but the "
-                "metadata document does not declare it",
+                f"looks like packed codes (U8 {list(span.shape)} beside its scale), but the metadata "
+                "document does not declare it",
             )

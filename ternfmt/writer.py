@@ -18,7 +18,7 @@ from .check import check_ternary, header_digest, tensor_digest
 from .container import DTYPE_NAMES, build_header, layout
 from .errors import FormatError, Kind
 from .metadata import KEY, Document, Entry
-from .names import codes_name, down_name, reserved_names, scale_name, up_name
+from .names import DOWN_SUFFIX, RESERVED_SUFFIXES, UP_SUFFIX, codes_suffix, scale_suffix
 from .strict_json import canonical
 from .tensor import TernaryTensor
 from .version import __version__
@@ -196,10 +196,10 @@ def make_document(
         FormatError: NAME, where a logical tensor's name is reserved by a ternary one (SPEC S-6.1).
     """
     for name in entries:
-        for reserved in reserved_names(name):
-            if reserved in names:
+        for suffix in RESERVED_SUFFIXES:
+            if name + suffix in names:
                 raise FormatError(
-                    Kind.NAME, repr(reserved), f"this name is reserved by ternary tensor {name!r}: rename it"
+                    Kind.NAME, repr(name + suffix), f"this name is reserved by ternary tensor {name!r}: rename it"
                 )
     required = sorted(set().union(*(entry.features for entry in entries.values())))
     producer = {"producer": {"name": "ternfmt", "version": __version__}}
@@ -222,11 +222,11 @@ def stored_parts(
         return {name: tensor}
     parts: dict[str, npt.NDArray[Any]] = {}
     for p, plane in enumerate(tensor.planes):
-        parts[codes_name(name, p)] = plane.codes
-        parts[scale_name(name, p)] = plane.scale
+        parts[name + codes_suffix(p)] = plane.codes
+        parts[name + scale_suffix(p)] = plane.scale
     if tensor.low_rank is not None:
-        parts[down_name(name)] = tensor.low_rank.down
-        parts[up_name(name)] = tensor.low_rank.up
+        parts[name + DOWN_SUFFIX] = tensor.low_rank.down
+        parts[name + UP_SUFFIX] = tensor.low_rank.up
     return parts
 
 
