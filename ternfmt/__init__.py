@@ -1,5 +1,7 @@
 """ternfmt: the open format for ternary models. See SPEC.md for the format itself."""
 
+from .encode.quantize import quantize
+from .encode.weights import WeightError
 from .errors import FormatError, Kind
 from .reader import Model, TensorInfo
 from .reader import open_model as open
@@ -17,10 +19,12 @@ __all__ = [
     "TensorInfo",
     "TernaryTensor",
     "Validation",
+    "WeightError",
     "Writer",
     "__version__",
     "concatenate_rows",
     "open",
+    "quantize",
     "save",
     "validate",
 ]

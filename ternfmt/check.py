@@ -70,12 +70,10 @@ def check_plane_codes(codes: npt.NDArray[np.uint8], k: int, location: str) -> No
 
 def tensor_digest(data: npt.NDArray[Any]) -> str:
     """SHA-256 of a stored tensor's bytes (SPEC S-8.1)."""
-    return hashlib.sha256(np.ascontiguousarray(data).reshape(-1).view(np.uint8)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data).hexdigest()
 
 
-def header_digest(
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str], digest: str
-) -> str:
+def header_digest(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str], digest: str) -> str:
     """SHA-256 of what a header says, layout aside (SPEC S-8.2).
 
     Args:
@@ -83,9 +81,7 @@ def header_digest(
         metadata: ``__metadata__``, the document holding ``digest`` in its place.
         digest: the 64 digits that stand in the document, blanked out for this purpose.
     """
-    view: dict[str, Any] = {
-        name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in tensors.items()
-    }
+    view: dict[str, Any] = {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in tensors.items()}
     view[METADATA_KEY] = {**metadata, KEY: metadata[KEY].replace(digest, "0" * 64)}
     return hashlib.sha256(canonical(view).encode("ascii")).hexdigest()
 

@@ -120,21 +120,24 @@ def parse_header(raw: bytes, file_size: int, file: str) -> Header:
     return Header(file, spans, metadata, data_start)
 
 
+def nbytes(dtype: str, shape: Sequence[int]) -> int:
+    """Bytes of a tensor of this dtype and shape."""
+    return _ITEM_BYTES[dtype] * prod(shape)
+
+
 def layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, int]]:
     """Canonical order and data offsets (SPEC S-11.3) of ``name -> (dtype, shape)``."""
     order = sorted(tensors, key=lambda name: (-DTYPES[tensors[name][0]].itemsize, name))
     offsets: dict[str, tuple[int, int]] = {}
     position = 0
     for name in order:
-        end = position + _nbytes(*tensors[name])
+        end = position + nbytes(*tensors[name])
         offsets[name] = (position, end)
         position = end
     return offsets
 
 
-def build_header(
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]
-) -> bytes:
+def build_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
     """Canonical prefix and header (SPEC S-11.2) for tensors in canonical layout.
 
     Raises:
@@ -159,9 +162,7 @@ def build_header(
     return struct.pack("<Q", length) + text + b" " * padding
 
 
-def spans_one_by_one(
-    value: Mapping[str, Any], data_start: int, file_size: int, file: str
-) -> dict[str, Span]:
+def spans_one_by_one(value: Mapping[str, Any], data_start: int, file_size: int, file: str) -> dict[str, Span]:
     """Steps 7 to 11, plainly: the reference for `spans_at_once`, and where every error comes from.
 
     Args:
@@ -180,9 +181,7 @@ def spans_one_by_one(
     return spans
 
 
-def spans_at_once(
-    value: Mapping[str, Any], data_start: int, file_size: int, file: str
-) -> dict[str, Span] | None:
+def spans_at_once(value: Mapping[str, Any], data_start: int, file_size: int, file: str) -> dict[str, Span] | None:
     """Steps 7 to 11 by columns, at the speed of built-ins; None leaves the decision to the reference.
 
     A header of FLUX.1's size has 1,655 entries and is opened within milliseconds. Tensors with a zero
@@ -216,7 +215,7 @@ def spans_at_once(
         or any(map(mod, map(data_start.__add__, begins), item_bytes))
     ):
         return None
-    columns = zip(repeat(file), dtypes, map(tuple, shapes), begins, ends)  # noqa: B905 (repeat is endless)
+    columns = zip(repeat(file), dtypes, map(tuple, shapes), begins, ends)
     return dict(zip(value, map(Span._make, columns), strict=True))
 
 
@@ -251,7 +250,7 @@ def _make_spans(value: Mapping[str, Any], file: str) -> dict[str, Span]:
             fail(name, "shape and data_offsets hold integers >= 0, written in plain digits")
         spans[name] = Span(file, dtype, tuple(shape), *offsets)
     for name, span in spans.items():
-        product = _nbytes(span.dtype, [d or 1 for d in span.shape])
+        product = nbytes(span.dtype, [d or 1 for d in span.shape])
         if product > INTEGER_MAX or span.end > INTEGER_MAX or span.begin > INTEGER_MAX:
             raise FormatError(
                 Kind.OVERFLOW,
@@ -279,7 +278,9 @@ def _check_layout(spans: Mapping[str, Span], data_start: int, file_size: int, fi
         if data_start + position > file_size:
             fault = "the file is truncated: fetch it again"
         raise FormatError(
-            Kind.LAYOUT, file, f"tensors end at byte {data_start + position}, the file at {file_size}: {fault}"
+            Kind.LAYOUT,
+            file,
+            f"tensors end at byte {data_start + position}, the file at {file_size}: {fault}",
         )
     for name, span in spans.items():
         if (data_start + span.begin) % _ITEM_BYTES[span.dtype]:
@@ -293,14 +294,10 @@ def _check_layout(spans: Mapping[str, Span], data_start: int, file_size: int, fi
 def _check_sizes(spans: Mapping[str, Span], file: str) -> None:
     """Step 11."""
     for name, span in spans.items():
-        if span.end - span.begin != _nbytes(span.dtype, span.shape):
+        if span.end - span.begin != nbytes(span.dtype, span.shape):
             raise FormatError(
                 Kind.SIZE,
                 f"{file}: {name!r}",
-                f"{span.dtype} {list(span.shape)} takes {_nbytes(span.dtype, span.shape)} bytes, "
+                f"{span.dtype} {list(span.shape)} takes {nbytes(span.dtype, span.shape)} bytes, "
                 f"data_offsets span {span.end - span.begin}",
             )
-
-
-def _nbytes(dtype: str, shape: Sequence[int]) -> int:
-    return _ITEM_BYTES[dtype] * prod(shape)

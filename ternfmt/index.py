@@ -87,10 +87,9 @@ def find_source(path: Path, *, shard: bool | None = None, strict_links: bool = F
     for file in files:
         if strict_links and file.is_symlink():
             raise FormatError(Kind.PATH, str(path), f"shard {file.name!r} is a symbolic link (strict mode)")
+    for file in files:
         if not file.is_file():
-            raise FormatError(
-                Kind.INDEX, str(path), f"lists shard {file.name!r}, which is not in {path.parent}"
-            )
+            raise FormatError(Kind.INDEX, str(path), f"lists shard {file.name!r}, which is not in {path.parent}")
     return Source(path, files, index, None, True)
 
 
@@ -171,14 +170,12 @@ def check_config(config: Path, versions: set[str]) -> None:
     if not isinstance(quantization, dict) or quantization.get("quant_method") != "ternfmt":
         fail(f'quantization_config: expected quant_method "ternfmt", got {quantization!r}')
     stated = quantization.get("format_version")
-    if stated is not None and versions != {stated}:
+    if "format_version" in quantization and any(stated != version for version in versions):
         fail(f"format_version {stated!r}; the files are version {sorted(versions)}")
 
 
 def _is_plain(name: str) -> bool:
-    return (
-        0 < len(name.encode()) <= NAME_MAX and name not in (".", "..") and not _NOT_PLAIN.search(name)
-    )
+    return 0 < len(name.encode()) <= NAME_MAX and name not in (".", "..") and not _NOT_PLAIN.search(name)
 
 
 def _weights_in(folder: Path) -> Path:
@@ -189,9 +186,5 @@ def _weights_in(folder: Path) -> Path:
         if len(candidates) == 1:
             return folder / candidates[0]
         if candidates:
-            raise FormatError(
-                Kind.INDEX, str(folder), f"expected one *{suffix}, got {candidates}: name one of them"
-            )
-    raise FormatError(
-        Kind.INDEX, str(folder), f"expected one *{INDEX_SUFFIX} or *{FILE_SUFFIX}, got none"
-    )
+            raise FormatError(Kind.INDEX, str(folder), f"expected one *{suffix}, got {candidates}: name one of them")
+    raise FormatError(Kind.INDEX, str(folder), f"expected one *{INDEX_SUFFIX} or *{FILE_SUFFIX}, got none")

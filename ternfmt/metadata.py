@@ -146,13 +146,11 @@ def parse_document(header: Header) -> Document:
 
 
 def _parse_version(version: Any, location: str) -> str:
-    match = _VERSION.fullmatch(version) if isinstance(version, str) else None
+    match = _VERSION.fullmatch(version) if type(version) is str else None  # not NonInteger
     if match is None:
         _fail(location, f'version: expected "major.minor", got {version!r}')
     if match[1] != VERSION.split(".")[0]:
-        raise FormatError(
-            Kind.VERSION, location, f"version {version}; this reader knows 1.x: update ternfmt"
-        )
+        raise FormatError(Kind.VERSION, location, f"version {version}; this reader knows 1.x: update ternfmt")
     return match[0]
 
 
@@ -174,7 +172,7 @@ def _parse_required(required: Any, location: str) -> tuple[str, ...]:
 
 
 def _check_numbers(value: dict[str, Any], location: str) -> None:
-    """Check the numbers in ancillary keys; those of other keys have limits of their own."""
+    """Check the numbers in ancillary keys and digests; those of other keys have limits of their own."""
     pending: list[Any] = [value]
     while pending:
         item = pending.pop()
@@ -201,12 +199,7 @@ def _parse_entries(value: dict[str, Any], location: str) -> dict[str, Entry]:
 def _parse_entry(entry: Any, location: str) -> Entry:
     rest = dict(_expect_object(entry, "entry", location))
     shape = rest.pop("shape", None)
-    if (
-        type(shape) is not list
-        or not 2 <= len(shape) <= RANK_MAX
-        or set(map(type, shape)) != {int}
-        or min(shape) < 1
-    ):
+    if type(shape) is not list or not 2 <= len(shape) <= RANK_MAX or set(map(type, shape)) != {int} or min(shape) < 1:
         _fail(location, f"shape: expected 2 to {RANK_MAX} integers >= 1, got {shape!r}")
     encoding = rest.pop("encoding", None)
     if encoding != "int2":
@@ -223,9 +216,7 @@ def _parse_entry(entry: Any, location: str) -> Entry:
     return Entry(tuple(shape), group_size, planes or 1, low_rank, rest)
 
 
-def _optional_integer(
-    entry: dict[str, Any], key: str, low: int, high: int, location: str
-) -> int | None:
+def _optional_integer(entry: dict[str, Any], key: str, low: int, high: int, location: str) -> int | None:
     if key not in entry:
         return None
     value = entry.pop(key)
@@ -237,6 +228,7 @@ def _optional_integer(
 def _parse_digests(digests: Any, location: str) -> tuple[dict[str, str], str | None]:
     digests = _expect_object(digests, "digests", location)
     tensors = _expect_object(digests.get("tensors", {}), "digests.tensors", location)
+    _check_numbers(digests, location)
     values = [*tensors.values(), *([digests["header"]] if "header" in digests else [])]
     if set(map(type, values)) - {str} or not all(map(_DIGEST.fullmatch, values)):
         _fail(location, "digests: expected 64 lower-case hex digits each")

@@ -17,9 +17,7 @@ CODES_PER_BYTE = 4
 
 # Row b holds the four int8 codes of byte b. The forbidden code 10 decodes to -2, its two's-complement
 # value, so that `unpack` stays a pure table look-up; `check_codes` is what refuses it.
-_BYTE_TO_CODES = np.array(
-    [[((b >> shift & 3) ^ 2) - 2 for shift in (0, 2, 4, 6)] for b in range(256)], dtype=np.int8
-)
+_BYTE_TO_CODES = np.array([[((b >> shift & 3) ^ 2) - 2 for shift in (0, 2, 4, 6)] for b in range(256)], dtype=np.int8)
 
 
 def packed_columns(k: int) -> int:
@@ -49,17 +47,14 @@ def unpack(packed: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.int8]:
     """Unpack ``[N, ceil(k/4)]`` uint8 to int8 codes ``[N, k]``; does not refuse the forbidden code."""
     if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != packed_columns(k):
         raise ValueError(
-            f"packed codes: expected uint8 [N, {packed_columns(k)}] for K={k}, "
-            f"got {packed.dtype} {list(packed.shape)}"
+            f"packed codes: expected uint8 [N, {packed_columns(k)}] for K={k}, got {packed.dtype} {list(packed.shape)}"
         )
     # The words carry four codes each, so one gather moves four lanes.
-    words = _BYTE_TO_CODES.view("<u4").reshape(256)[packed]
+    words = _BYTE_TO_CODES.view("<u4").reshape(256)[np.ascontiguousarray(packed)]
     return words.view(np.int8)[:, :k]
 
 
-def check_codes(
-    packed: npt.NDArray[np.uint8], k: int, location: str, *, first_row: int = 0
-) -> None:
+def check_codes(packed: npt.NDArray[np.uint8], k: int, location: str, *, first_row: int = 0) -> None:
     """Refuse the forbidden code and non-zero pad lanes (SPEC S-3.2, S-3.5).
 
     ``first_row`` is the tensor's row that ``packed`` starts at, for messages.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from .errors import FormatError, Kind
 from .index import Source, check_config, check_index, find_source
 from .metadata import Document, Entry, parse_document
 from .names import DOWN_SUFFIX, UP_SUFFIX, codes_suffix, scale_suffix, used_suffixes
+from .strict_json import canonical
 from .structure import check_structure
 from .tensor import LowRank, Plane, TernaryTensor
 
@@ -56,74 +57,43 @@ class TensorInfo:
         return total
 
 
-class Model:
-    """An open model: a mapping from tensor names to lazily memory-mapped tensors.
+class StoredTensors:
+    """The tensors of some safetensors files as they are stored, memory-mapped when first asked for.
 
     Arrays are read-only views of the files and stay valid after `close`.
 
     Attributes:
-        source: the files behind the model.
-        headers: the checked header of each file, in the order of ``source.files``.
-        documents: the metadata document of each file.
-        document: the union of the documents.
-        spans: every stored tensor, derived ones included.
+        headers: the checked header of each file.
+        spans: every stored tensor of all files, by name.
     """
 
-    def __init__(self, source: Source) -> None:
-        """Run SPEC section 10, steps 1 to 23; use `ternfmt.open` instead."""
-        self.source = source
+    def __init__(self, files: Iterable[Path]) -> None:
+        """Read the headers: SPEC section 10, steps 1 to 12.
+
+        Raises:
+            FormatError: a header is not valid.
+            OSError: a file cannot be read.
+        """
         self.headers: list[Header] = []
-        self.documents: list[Document] = []
-        for path in source.files:
+        self.spans: dict[str, Span] = {}
+        for path in files:
             with path.open("rb") as stream:
                 self.headers.append(read_header(stream, str(path)))
-            self.documents.append(parse_document(self.headers[-1]))
-        if source.index is not None:
-            check_index(
-                source.index,
-                {p: h.spans for p, h in zip(source.files, self.headers, strict=True)},
-            )
-        self.spans: dict[str, Span] = {}
-        for header in self.headers:
-            self.spans.update(header.spans)
-        self.document = _union(self.documents, self.headers)
-        check_structure(self.document, self.spans, str(source.path), whole=source.whole)
-        if source.config is not None:
-            check_config(source.config, {document.version for document in self.documents})
+            self.spans.update(self.headers[-1].spans)
         self._data_starts = {header.file: header.data_start for header in self.headers}
         self._maps: dict[str, mmap.mmap] = {}
         self._closed = False
 
-    @cached_property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Every logical tensor by name; of a shard, those that it holds whole."""
-        return _tensor_infos(self.document, self.spans)
-
-    def __getitem__(self, name: str) -> TernaryTensor | npt.NDArray[Any]:
-        """The tensor, memory-mapped. Codes and scales are not checked here: see `check`.
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        """The stored tensor, a read-only view of its file.
 
         Raises:
-            KeyError: no such tensor, or (reading a shard) parts of it lie elsewhere.
-            ValueError: the model is closed.
+            KeyError: no such tensor.
+            ValueError: the files are closed.
         """
-        info = self.tensors[name]
-        if not info.ternary:
-            return self.stored(name)
-        entry = self.document.entries[name]
-        planes = tuple(
-            Plane(self.stored(name + codes_suffix(p)), self.stored(name + scale_suffix(p)))
-            for p in range(entry.planes)
-        )
-        low_rank = None
-        if entry.low_rank is not None:
-            low_rank = LowRank(self.stored(name + DOWN_SUFFIX), self.stored(name + UP_SUFFIX))
-        return TernaryTensor(entry.shape, planes, entry.group_size, low_rank)
-
-    def stored(self, name: str) -> npt.NDArray[Any]:
-        """A tensor as it is stored, derived tensors included: a read-only view of the file."""
-        if self._closed:
-            raise ValueError(f"{self.source.path}: the model is closed")
         span = self.spans[name]
+        if self._closed:
+            raise ValueError(f"{span.file}: closed")
         if span.file not in self._maps:
             with open(span.file, "rb") as stream:
                 self._maps[span.file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -133,6 +103,58 @@ class Model:
             raise FormatError(Kind.LAYOUT, span.file, f"shrank to {len(mapped)} bytes while it was open")
         flat = np.frombuffer(mapped, np.uint8, span.end - span.begin, start + span.begin)
         return flat.view(DTYPES[span.dtype]).reshape(span.shape)
+
+    def close(self) -> None:
+        """Let go of the files; arrays that were handed out keep theirs mapped."""
+        self._closed = True
+        self._maps.clear()
+
+
+class Model:
+    """An open model: a mapping from tensor names to lazily memory-mapped tensors.
+
+    Attributes:
+        source: the files behind the model.
+        stored: every tensor as it is stored, derived ones included.
+        documents: the metadata document of each file.
+        document: the union of the documents.
+    """
+
+    def __init__(self, source: Source) -> None:
+        """Run SPEC section 10, steps 1 to 23; use `ternfmt.open` instead."""
+        self.source = source
+        self.stored = StoredTensors(source.files)
+        headers = self.stored.headers
+        self.documents = [parse_document(header) for header in headers]
+        if source.index is not None:
+            check_index(source.index, {p: h.spans for p, h in zip(source.files, headers, strict=True)})
+        self.document = _union(self.documents, headers)
+        check_structure(self.document, self.stored.spans, str(source.path), whole=source.whole)
+        if source.config is not None:
+            check_config(source.config, {document.version for document in self.documents})
+
+    @cached_property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every logical tensor by name; of a shard, those that it holds whole."""
+        return _tensor_infos(self.document, self.stored.spans)
+
+    def __getitem__(self, name: str) -> TernaryTensor | npt.NDArray[Any]:
+        """The tensor, memory-mapped. Codes and scales are not checked here: see `check`.
+
+        Raises:
+            KeyError: no such tensor, or (reading a shard) parts of it lie elsewhere.
+            ValueError: the model is closed.
+        """
+        if not self.tensors[name].ternary:
+            return self.stored[name]
+        entry = self.document.entries[name]
+        planes = tuple(
+            Plane(self.stored[name + codes_suffix(p)], self.stored[name + scale_suffix(p)]) for p in range(entry.planes)
+        )
+        low_rank = None
+        if entry.low_rank is not None:
+            low_rank = LowRank(self.stored[name + DOWN_SUFFIX], self.stored[name + UP_SUFFIX])
+        return TernaryTensor(entry.shape, planes, entry.group_size, low_rank)
 
     def check(self, name: str) -> None:
         """Check the scales, codes and padding of a ternary tensor (SPEC section 10, step 24).
@@ -146,12 +168,11 @@ class Model:
         entry = self.document.entries[name]
         for p in range(entry.planes):
             scale, codes = name + scale_suffix(p), name + codes_suffix(p)
-            if scale in self.spans:
-                check_scale(self.stored(scale), f"{self.spans[scale].file}: {scale!r}")
-            if codes in self.spans:
-                check_plane_codes(
-                    self.stored(codes), entry.k, f"{self.spans[codes].file}: {codes!r}"
-                )
+            spans = self.stored.spans
+            if scale in spans:
+                check_scale(self.stored[scale], f"{spans[scale].file}: {scale!r}")
+            if codes in spans:
+                check_plane_codes(self.stored[codes], entry.k, f"{spans[codes].file}: {codes!r}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
@@ -163,9 +184,8 @@ class Model:
         return name in self.tensors
 
     def close(self) -> None:
-        """Let go of the files; arrays that were handed out keep theirs mapped."""
-        self._closed = True
-        self._maps.clear()
+        """Let go of the files; arrays that were handed out stay valid."""
+        self.stored.close()
 
     def __enter__(self) -> Model:
         return self
@@ -179,9 +199,7 @@ class Model:
         self.close()
 
 
-def open_model(
-    path: str | Path, *, shard: bool | None = None, strict_links: bool = False
-) -> Model:
+def open_model(path: str | Path, *, shard: bool | None = None, strict_links: bool = False) -> Model:
     """Open a safetensors file, an index JSON or a model folder.
 
     Reads headers only. ``shard`` says whether a single file is one shard of a model; None decides by its
@@ -210,12 +228,19 @@ def _union(documents: list[Document], headers: list[Header]) -> Document:
 
 def _merge(known: dict[str, Any], new: Mapping[str, Any], file: str) -> None:
     for name, value in new.items():
-        if known.setdefault(name, value) != value:
+        if not _same_json(known.setdefault(name, value), value):
             raise FormatError(
                 Kind.METADATA,
                 f"{file}: {name!r}",
                 f"its metadata document says {value}, another shard's says {known[name]}",
             )
+
+
+def _same_json(a: Any, b: Any) -> bool:
+    """Whether two entries or digests are equal as JSON values; to Python alone, 1 equals true."""
+    if isinstance(a, Entry) and a is not b and (a.ancillary or b.ancillary):
+        return canonical(a.to_json()) == canonical(b.to_json())
+    return bool(a == b)
 
 
 def _tensor_infos(document: Document, spans: Mapping[str, Span]) -> dict[str, TensorInfo]:
@@ -238,7 +263,5 @@ def _tensor_infos(document: Document, spans: Mapping[str, Span]) -> dict[str, Te
             )
     for name, span in spans.items():
         if name not in parts:
-            infos[name] = TensorInfo(
-                name, False, span.shape, span.dtype, span.end - span.begin, span.file
-            )
+            infos[name] = TensorInfo(name, False, span.shape, span.dtype, span.end - span.begin, span.file)
     return dict(sorted(infos.items()))

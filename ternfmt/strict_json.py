@@ -26,6 +26,12 @@ class NonInteger(str):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return f"number {self!s}"  # unlike the repr of any string
+
+
+_MINUS_ZERO = NonInteger("-0")
+
 
 def decode_utf8(raw: bytes, location: str) -> str:
     """Decode UTF-8 without byte order mark (SPEC S-1.3).
@@ -38,9 +44,7 @@ def decode_utf8(raw: bytes, location: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise FormatError(
-            Kind.ENCODING, location, f"not UTF-8 at byte {error.start}: {error.reason}"
-        ) from None
+        raise FormatError(Kind.ENCODING, location, f"not UTF-8 at byte {error.start}: {error.reason}") from None
 
 
 def parse_object(text: str, location: str, *, framed: bool) -> dict[str, Any]:
@@ -63,7 +67,7 @@ def parse_object(text: str, location: str, *, framed: bool) -> dict[str, Any]:
     def integer(literal: str) -> int | NonInteger:
         if len(literal) > NUMBER_CHARS_MAX:
             fail(f"number of {len(literal)} characters; at most {NUMBER_CHARS_MAX}")
-        return NonInteger(literal) if literal == "-0" else int(literal)
+        return _MINUS_ZERO if literal == "-0" else int(literal)
 
     def real(literal: str) -> NonInteger:
         if len(literal) > NUMBER_CHARS_MAX:
@@ -155,7 +159,9 @@ def _check_surrogates(text: str, location: str) -> None:
 
 def _refuse_floats(value: Any) -> None:
     if isinstance(value, dict):
-        for child in value.values():
+        for key, child in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"metadata holds the key {key!r}; expected a string")
             _refuse_floats(child)
     elif isinstance(value, (list, tuple)):
         for child in value:

@@ -22,9 +22,7 @@ from .names import (
 from .pack import packed_columns
 
 
-def check_structure(
-    document: Document, spans: Mapping[str, Span], location: str, *, whole: bool
-) -> None:
+def check_structure(document: Document, spans: Mapping[str, Span], location: str, *, whole: bool) -> None:
     """Check that the document describes the stored tensors.
 
     Args:
@@ -44,9 +42,7 @@ def check_structure(
         if entry.low_rank is not None:
             down, up = name + DOWN_SUFFIX, name + UP_SUFFIX
             dtypes = (spans[down].dtype,) if down in spans else SCALE_DTYPE_NAMES
-            _check_part(
-                down, SCALE_DTYPE_NAMES, (entry.low_rank, entry.k), spans, location, Kind.METADATA, whole
-            )
+            _check_part(down, SCALE_DTYPE_NAMES, (entry.low_rank, entry.k), spans, location, Kind.METADATA, whole)
             _check_part(up, dtypes, (entry.n, entry.low_rank), spans, location, Kind.METADATA, whole)
     _check_digest_names(document, spans, location, whole)
     _check_all_declared(document.entries, spans)
@@ -99,9 +95,7 @@ def _check_part(
     span = spans.get(part)
     if span is None:
         if whole:
-            raise FormatError(
-                kind, f"{location}: {part!r}", f"absent; expected {' or '.join(dtypes)} {list(shape)}"
-            )
+            raise FormatError(kind, f"{location}: {part!r}", f"absent; expected {' or '.join(dtypes)} {list(shape)}")
     elif span.dtype not in dtypes or span.shape != shape:
         raise FormatError(
             kind,
@@ -110,15 +104,11 @@ def _check_part(
         )
 
 
-def _check_digest_names(
-    document: Document, spans: Mapping[str, Span], location: str, whole: bool
-) -> None:
+def _check_digest_names(document: Document, spans: Mapping[str, Span], location: str, whole: bool) -> None:
     if not whole:
         return
     for name in [name for name in document.tensor_digests if name not in spans][:1]:
-        raise FormatError(
-            Kind.METADATA, f"{location}: {name!r}", "has a digest, but there is no such tensor"
-        )
+        raise FormatError(Kind.METADATA, f"{location}: {name!r}", "has a digest, but there is no such tensor")
 
 
 def _check_all_declared(entries: Mapping[str, Entry], spans: Mapping[str, Span]) -> None:

@@ -67,15 +67,11 @@ class TernaryTensor:
 
     def __post_init__(self) -> None:
         if len(self.shape) < 2 or min(self.shape) < 1 or self.k > K_MAX:
-            raise ValueError(
-                f"shape: expected rank >= 2, dimensions >= 1 and K <= {K_MAX}, got {list(self.shape)}"
-            )
+            raise ValueError(f"shape: expected rank >= 2, dimensions >= 1 and K <= {K_MAX}, got {list(self.shape)}")
         if not 1 <= len(self.planes) <= PLANES_MAX:
             raise ValueError(f"planes: expected 1 to {PLANES_MAX}, got {len(self.planes)}")
         if self.group_size is not None and (self.group_size < 1 or self.group_size % GROUP_MULTIPLE):
-            raise ValueError(
-                f"group_size: expected a multiple of {GROUP_MULTIPLE}, got {self.group_size}"
-            )
+            raise ValueError(f"group_size: expected a multiple of {GROUP_MULTIPLE}, got {self.group_size}")
         codes_shape = (self.n, packed_columns(self.k))
         for plane in self.planes:
             _expect("codes", plane.codes, codes_shape, (np.dtype(np.uint8),))
@@ -136,7 +132,7 @@ class TernaryTensor:
             if self.group_size is None:
                 columns = scale[:, None]
             else:
-                columns = np.repeat(scale, self.group_size, axis=1)[:, : self.k]
+                columns = np.repeat(scale, min(self.group_size, self.k), axis=1)[:, : self.k]
             term = self.unpack(i).reshape(self.n, self.k) * columns
             total = term if i == 0 else total + term
         if self.low_rank is not None:
@@ -172,9 +168,7 @@ def concatenate_rows(tensors: Sequence[TernaryTensor]) -> TernaryTensor:
         ours = (t.shape[1:], t.group_size, len(t.planes), t.scale.dtype)
         expected = (first.shape[1:], first.group_size, len(first.planes), first.scale.dtype)
         if ours != expected:
-            raise ValueError(
-                f"expected (shape[1:], group_size, planes, scale dtype) {expected}, got {ours}"
-            )
+            raise ValueError(f"expected (shape[1:], group_size, planes, scale dtype) {expected}, got {ours}")
     planes = tuple(
         Plane(
             np.concatenate([t.planes[i].codes for t in tensors]),
@@ -195,11 +189,7 @@ def _low_rank_product(low_rank: LowRank) -> npt.NDArray[np.float32]:
     return total
 
 
-def _expect(
-    what: str, array: Array, shape: tuple[int, ...], dtypes: Sequence[np.dtype[Any]]
-) -> None:
+def _expect(what: str, array: Array, shape: tuple[int, ...], dtypes: Sequence[np.dtype[Any]]) -> None:
     if array.shape != shape or array.dtype not in dtypes:
         expected = " or ".join(str(d) for d in dtypes)
-        raise ValueError(
-            f"{what}: expected {expected} {list(shape)}, got {array.dtype} {list(array.shape)}"
-        )
+        raise ValueError(f"{what}: expected {expected} {list(shape)}, got {array.dtype} {list(array.shape)}")

@@ -53,21 +53,21 @@ def validate(
             model.check(name)
         ternary = sum(info.ternary for info in model.tensors.values())
         checked, uncovered = _check_digests(model) if digests else (None, None)
-        return Validation(
-            len(model.source.files), ternary, len(model.tensors) - ternary, checked, uncovered
-        )
+        return Validation(len(model.source.files), ternary, len(model.tensors) - ternary, checked, uncovered)
 
 
 def _check_digests(model: Model) -> tuple[int, int]:
-    for header, document in zip(model.headers, model.documents, strict=True):
+    for header, document in zip(model.stored.headers, model.documents, strict=True):
         if document.header_digest is not None:
             check_header_digest(header, document.header_digest)
-    covered = sorted(name for name in model.document.tensor_digests if name in model.spans)
+    covered = sorted(name for name in model.document.tensor_digests if name in model.stored.spans)
     for name in covered:
-        actual = tensor_digest(model.stored(name))
+        actual = tensor_digest(model.stored[name])
         expected = model.document.tensor_digests[name]
         if actual != expected:
             raise FormatError(
-                Kind.DIGEST, f"{model.spans[name].file}: {name!r}", f"SHA-256 {actual}, expected {expected}"
+                Kind.DIGEST,
+                f"{model.stored.spans[name].file}: {name!r}",
+                f"SHA-256 {actual}, expected {expected}",
             )
-    return len(covered), len(model.spans) - len(covered)
+    return len(covered), len(model.stored.spans) - len(covered)

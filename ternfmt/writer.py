@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .check import check_ternary, header_digest, tensor_digest
-from .container import DTYPE_NAMES, build_header, layout
+from .container import DTYPE_NAMES, PREFIX_BYTES, build_header, layout, parse_header
 from .errors import FormatError, Kind
-from .metadata import KEY, Document, Entry
+from .metadata import KEY, Document, Entry, parse_document
 from .names import DOWN_SUFFIX, RESERVED_SUFFIXES, UP_SUFFIX, codes_suffix, scale_suffix
 from .strict_json import canonical
+from .structure import check_structure
 from .tensor import TernaryTensor
 from .version import __version__
 
@@ -43,7 +44,7 @@ class Writer:
         self,
         path: str | Path,
         stored: Stored,
-        document: Document,
+        document: Document | None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Reserve the file's space under a temporary name beside ``path``.
@@ -51,11 +52,13 @@ class Writer:
         Args:
             path: destination.
             stored: every tensor of the file, derived ones included.
-            document: the metadata document; its digests are computed here.
+            document: the metadata document, whose digests are computed here; None for a plain
+                safetensors file without one.
             metadata: further keys for ``__metadata__``.
 
         Raises:
             ValueError: names or dtypes that cannot be stored.
+            FormatError: a header that no reader would accept.
             OSError: no space, or no permission.
         """
         self.path = Path(path)
@@ -63,9 +66,11 @@ class Writer:
         self._document = document
         self._metadata = dict(metadata or {})
         self._digests = dict.fromkeys(stored, "")
-        self._header_bytes = len(self._header(dict.fromkeys(stored, _NO_DIGEST)))
+        header = self._header(dict.fromkeys(stored, _NO_DIGEST))
+        self._header_bytes = len(header)
         self._offsets = layout(stored)
         size = self._header_bytes + max((end for _, end in self._offsets.values()), default=0)
+        self._check_readable(header, size)
         self._partial = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}.partial")
         self._stream = self._partial.open("xb")
         try:
@@ -130,16 +135,26 @@ class Writer:
 
     def abort(self) -> None:
         """Remove the temporary file."""
-        self._stream.close()
+        with contextlib.suppress(OSError):  # a full disk fails again when buffers are flushed
+            self._stream.close()
         self._partial.unlink(missing_ok=True)
 
     def _header(self, digests: Mapping[str, str]) -> bytes:
         """Prefix and header with these tensor digests and the header's own."""
+        if self._document is None:
+            return build_header(self._stored, {"format": "pt", **self._metadata})
         document = replace(self._document, tensor_digests=digests, header_digest=_NO_DIGEST)
         metadata = {"format": "pt", **self._metadata, KEY: canonical(document.to_json())}
         digest = header_digest(self._stored, metadata, _NO_DIGEST)
         document = replace(document, header_digest=digest)
         return build_header(self._stored, {**metadata, KEY: canonical(document.to_json())})
+
+    def _check_readable(self, prefix_and_header: bytes, file_size: int) -> None:
+        """Put the header through the reader's own checks, before hours are spent on its data."""
+        location = str(self.path)
+        header = parse_header(prefix_and_header[PREFIX_BYTES:], file_size, location)
+        if self._document is not None:
+            check_structure(parse_document(header), header.spans, location, whole=False)
 
     def __enter__(self) -> Writer:
         return self
@@ -199,13 +214,13 @@ def make_document(
         for suffix in RESERVED_SUFFIXES:
             if name + suffix in names:
                 raise FormatError(
-                    Kind.NAME, repr(name + suffix), f"this name is reserved by ternary tensor {name!r}: rename it"
+                    Kind.NAME,
+                    repr(name + suffix),
+                    f"this name is reserved by ternary tensor {name!r}: rename it",
                 )
     required = sorted(set().union(*(entry.features for entry in entries.values())))
     producer = {"producer": {"name": "ternfmt", "version": __version__}}
-    return Document(
-        required=tuple(required), entries=dict(entries), ancillary={**producer, **(ancillary or {})}
-    )
+    return Document(required=tuple(required), entries=dict(entries), ancillary={**producer, **(ancillary or {})})
 
 
 def entry_of(tensor: TernaryTensor) -> Entry:
@@ -214,9 +229,7 @@ def entry_of(tensor: TernaryTensor) -> Entry:
     return Entry(tensor.shape, tensor.group_size, len(tensor.planes), low_rank)
 
 
-def stored_parts(
-    name: str, tensor: TernaryTensor | npt.NDArray[Any]
-) -> dict[str, npt.NDArray[Any]]:
+def stored_parts(name: str, tensor: TernaryTensor | npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
     """Stored name -> array of everything that makes up a tensor."""
     if not isinstance(tensor, TernaryTensor):
         return {name: tensor}

@@ -1,0 +1,89 @@
+"""What every command prints: JSON or tables on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import FormatError
+
+Advance = Callable[[str, int], None]
+"""Tells a progress bar that so many bytes of a tensor are done."""
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_error(error: Exception, *, as_json: bool) -> None:
+    """Print an error on stderr; with ``as_json`` also as a JSON object on stdout."""
+    if as_json:
+        kind = error.kind.value if isinstance(error, FormatError) else type(error).__name__
+        location = error.location if isinstance(error, FormatError) else None
+        message = error.message if isinstance(error, FormatError) else str(error)
+        print_json({"ok": False, "error": {"kind": kind, "location": location, "message": message}})
+    print(f"error: {error}", file=sys.stderr)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print an aligned table; columns of numbers are right-aligned."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        numeric = all(row[i][:1].isdigit() or row[i] in ("", "-", "inf") for row in rows)
+        table.add_column(column, justify="right" if numeric and rows else "left", overflow="fold", no_wrap=i > 0)
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, highlight=False, markup=False).print(table)
+
+
+@contextmanager
+def progress_bar(description: str, total_bytes: int) -> Iterator[Advance]:
+    """Show a progress bar on stderr, with throughput and time left, where stderr is a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=total_bytes)
+
+        def advance(name: str, nbytes: int) -> None:
+            progress.update(task, advance=nbytes)
+
+        yield advance
+
+
+def format_bytes(count: int) -> str:
+    """Bytes for people: ``3.10 GB``."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            return f"{count} B" if unit == "B" else f"{value:.2f} {unit}"
+        value /= 1000
+    raise AssertionError("unreachable")
+
+
+def format_shape(shape: Sequence[int]) -> str:
+    """``3072x768``; ``scalar`` for rank 0."""
+    return "x".join(map(str, shape)) or "scalar"
