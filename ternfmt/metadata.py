@@ -228,7 +228,7 @@ def _optional_integer(entry: dict[str, Any], key: str, low: int, high: int, loca
 def _parse_digests(digests: Any, location: str) -> tuple[dict[str, str], str | None]:
     digests = _expect_object(digests, "digests", location)
     tensors = _expect_object(digests.get("tensors", {}), "digests.tensors", location)
-    _check_numbers(digests, location)
+    _check_numbers({key: digests[key] for key in digests.keys() - {"tensors"}}, location)
     values = [*tensors.values(), *([digests["header"]] if "header" in digests else [])]
     if set(map(type, values)) - {str} or not all(map(_DIGEST.fullmatch, values)):
         _fail(location, "digests: expected 64 lower-case hex digits each")

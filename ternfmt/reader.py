@@ -67,22 +67,29 @@ class StoredTensors:
         spans: every stored tensor of all files, by name.
     """
 
-    def __init__(self, files: Iterable[Path]) -> None:
-        """Read the headers: SPEC section 10, steps 1 to 12.
-
-        Raises:
-            FormatError: a header is not valid.
-            OSError: a file cannot be read.
-        """
+    def __init__(self, files: Iterable[Path] = ()) -> None:
+        """Read the headers of ``files``, as `add` does."""
         self.headers: list[Header] = []
         self.spans: dict[str, Span] = {}
-        for path in files:
-            with path.open("rb") as stream:
-                self.headers.append(read_header(stream, str(path)))
-            self.spans.update(self.headers[-1].spans)
-        self._data_starts = {header.file: header.data_start for header in self.headers}
+        self._data_starts: dict[str, int] = {}
         self._maps: dict[str, mmap.mmap] = {}
         self._closed = False
+        for path in files:
+            self.add(path)
+
+    def add(self, path: Path) -> Header:
+        """Read the header of one more file: SPEC section 10, steps 1 to 12.
+
+        Raises:
+            FormatError: the header is not valid.
+            OSError: the file cannot be read.
+        """
+        with path.open("rb") as stream:
+            header = read_header(stream, str(path))
+        self.headers.append(header)
+        self.spans.update(header.spans)
+        self._data_starts[header.file] = header.data_start
+        return header
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         """The stored tensor, a read-only view of its file.
@@ -123,9 +130,10 @@ class Model:
     def __init__(self, source: Source) -> None:
         """Run SPEC section 10, steps 1 to 23; use `ternfmt.open` instead."""
         self.source = source
-        self.stored = StoredTensors(source.files)
+        self.stored = StoredTensors()
+        # Each file's header and document before the next file's (SPEC S-10.2).
+        self.documents = [parse_document(self.stored.add(file)) for file in source.files]
         headers = self.stored.headers
-        self.documents = [parse_document(header) for header in headers]
         if source.index is not None:
             check_index(source.index, {p: h.spans for p, h in zip(source.files, headers, strict=True)})
         self.document = _union(self.documents, headers)

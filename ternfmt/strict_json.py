@@ -27,7 +27,7 @@ class NonInteger(str):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return f"number {self!s}"  # unlike the repr of any string
+        return f"NonInteger({str.__repr__(self)})"
 
 
 _MINUS_ZERO = NonInteger("-0")

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from .limits import GROUP_MULTIPLE, K_MAX, PLANES_MAX
+from .limits import GROUP_MULTIPLE, K_MAX, PLANES_MAX, RANK_MAX
 from .pack import packed_columns, unpack
 
 Array = npt.NDArray[Any]
@@ -66,12 +66,16 @@ class TernaryTensor:
     low_rank: LowRank | None = None
 
     def __post_init__(self) -> None:
-        if len(self.shape) < 2 or min(self.shape) < 1 or self.k > K_MAX:
-            raise ValueError(f"shape: expected rank >= 2, dimensions >= 1 and K <= {K_MAX}, got {list(self.shape)}")
+        if not 2 <= len(self.shape) <= RANK_MAX or min(self.shape) < 1 or self.k > K_MAX:
+            raise ValueError(
+                f"shape: expected rank 2 to {RANK_MAX}, dimensions >= 1 and K <= {K_MAX}, got {list(self.shape)}"
+            )
         if not 1 <= len(self.planes) <= PLANES_MAX:
             raise ValueError(f"planes: expected 1 to {PLANES_MAX}, got {len(self.planes)}")
-        if self.group_size is not None and (self.group_size < 1 or self.group_size % GROUP_MULTIPLE):
-            raise ValueError(f"group_size: expected a multiple of {GROUP_MULTIPLE}, got {self.group_size}")
+        if self.group_size is not None and (not 1 <= self.group_size <= K_MAX or self.group_size % GROUP_MULTIPLE):
+            raise ValueError(
+                f"group_size: expected a multiple of {GROUP_MULTIPLE}, at most {K_MAX}, got {self.group_size}"
+            )
         codes_shape = (self.n, packed_columns(self.k))
         for plane in self.planes:
             _expect("codes", plane.codes, codes_shape, (np.dtype(np.uint8),))
@@ -126,18 +130,19 @@ class TernaryTensor:
 
     def dequantize(self, dtype: npt.DTypeLike = np.float32) -> Array:
         """Dense weights in the logical shape (SPEC section 5): summed in float32, rounded once to ``dtype``."""
-        total = np.zeros((self.n, self.k), dtype=np.float32)
-        for i, plane in enumerate(self.planes):
-            scale = plane.scale.astype(np.float32)
-            if self.group_size is None:
-                columns = scale[:, None]
-            else:
-                columns = np.repeat(scale, min(self.group_size, self.k), axis=1)[:, : self.k]
-            term = self.unpack(i).reshape(self.n, self.k) * columns
-            total = term if i == 0 else total + term
-        if self.low_rank is not None:
-            total = total + _low_rank_product(self.low_rank)
-        return total.astype(dtype, copy=False).reshape(self.shape)
+        with np.errstate(over="ignore", invalid="ignore"):  # past the largest number is infinity, in IEEE 754
+            total = np.zeros((self.n, self.k), dtype=np.float32)
+            for i, plane in enumerate(self.planes):
+                scale = plane.scale.astype(np.float32)
+                if self.group_size is None:
+                    columns = scale[:, None]
+                else:
+                    columns = np.repeat(scale, min(self.group_size, self.k), axis=1)[:, : self.k]
+                term = self.unpack(i).reshape(self.n, self.k) * columns
+                total = term if i == 0 else total + term
+            if self.low_rank is not None:
+                total = total + _low_rank_product(self.low_rank)
+            return total.astype(dtype, copy=False).reshape(self.shape)
 
     def __getitem__(self, rows: slice) -> TernaryTensor:
         """Rows ``start:stop`` as views of the packed bytes."""

@@ -37,13 +37,15 @@ def assign_codes(weight: Array, scales: Float64, groups: Groups) -> list[npt.NDA
     return [_pack_lanes(codes >> np.uint8(2 * p) & np.uint8(0b11)) for p in range(len(scales))]
 
 
-def _positive_codes(bits: Array, dtype: np.dtype[np.generic], scales: Float64) -> npt.NDArray[np.uint8]:
+def _positive_codes(
+    bits: Array, dtype: np.dtype[np.generic], scales: Float64
+) -> npt.NDArray[np.uint8]:
     """Codes of magnitudes ``[R, K]`` for scales ``[R, P]``, one byte each."""
     grid = levels(scales)
     level_codes = np.zeros(grid.values.shape, dtype=np.uint8)
     for p in range(scales.shape[1]):
         level_codes |= (grid.codes[:, :, p].view(np.uint8) & np.uint8(0b11)) << np.uint8(2 * p)
-    # Each threshold that a magnitude exceeds changes its codes from those of one level to the next's.
+    # Each threshold a magnitude exceeds changes its codes from one level's to the next's.
     changes = level_codes[:, 1:] ^ level_codes[:, :-1]
     floor = floor_bits(grid.thresholds, dtype)
     codes = np.zeros(bits.shape, dtype=np.uint8)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class Run:
     """Consecutive groups of one size.
 
     Attributes:

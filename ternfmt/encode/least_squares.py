@@ -1,4 +1,4 @@
-"""Symmetric linear systems of up to four unknowns, many at once, in a stated order of operations."""
+"""Small symmetric linear systems, many at once, in a stated order of operations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from .weights import Float64
 
 PIVOT_MIN = 2.0**-30
-"""A pivot below this part of its diagonal entry is rounding error: the planes are linearly dependent."""
+"""A pivot below this part of its diagonal entry is rounding error: planes linearly dependent."""
 
 
 def solve(gram: Float64, moment: Float64) -> Float64:

@@ -16,13 +16,13 @@ from .weights import Float64
 class Levels:
     """The levels >= 0 of R rows, and the magnitudes they stand for.
 
-    Level j stands for magnitudes in ``(thresholds[j - 1], thresholds[j]]``: the nearest level, the smaller
-    one on a tie.
+    Level j stands for magnitudes in ``(thresholds[j - 1], thresholds[j]]``: the nearest
+    level, the smaller one on a tie. A level equal to the one before it stands for nothing.
 
     Attributes:
         values: ascending, ``values[:, 0] == 0``, float64 ``[R, L]``.
         codes: the code of each plane, int8 ``[R, L, P]``.
-        thresholds: float64 ``[R, L - 1]``. A level equal to the one before it stands for an empty interval.
+        thresholds: float64 ``[R, L - 1]``.
     """
 
     values: Float64
@@ -34,10 +34,12 @@ class Levels:
 def combinations(planes: int) -> npt.NDArray[np.int8]:
     """Code combinations up to sign, int8 ``[(3**P + 1) / 2, P]``, the preferred first.
 
-    Fewest non-zero codes first, then lexicographic with +1 before 0 before -1. Of a combination and its negative,
-    the one whose first non-zero code is +1.
+    Fewest non-zero codes first, then lexicographic with +1 before 0 before -1. Of a combination and
+    its negative, the one whose first non-zero code is +1.
     """
-    positive = [c for c in itertools.product((1, 0, -1), repeat=planes) if c >= tuple(-x for x in c)]
+    positive = [
+        c for c in itertools.product((1, 0, -1), repeat=planes) if c >= tuple(-x for x in c)
+    ]
     table = np.array(sorted(positive, key=np.count_nonzero), dtype=np.int8)
     table.flags.writeable = False
     return table

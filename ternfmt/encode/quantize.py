@@ -33,7 +33,7 @@ def quantize(
     name: str = "weight",
     threads: int | None = None,
 ) -> TernaryTensor:
-    """Quantise a dense weight to ternary codes and scales: the same bytes for any number of threads.
+    """Quantise a dense weight; the same bytes for any number of threads.
 
     Beyond the result it takes memory for the unrounded scales (8 bytes each) and a block a thread.
 

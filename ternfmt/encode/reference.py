@@ -1,7 +1,7 @@
 """The rules of docs/methods.md for one row or group, in plain Python floats.
 
-Never tuned: `quantize` must give the same bits. Magnitudes are Python floats; a Python float is an IEEE binary64
-number, and every operation below rounds once.
+Never tuned: `quantize` must give the same bits. Python floats are IEEE binary64; every operation
+below rounds once.
 """
 
 from __future__ import annotations
@@ -62,8 +62,10 @@ def greedy(magnitudes: Sequence[float], count: int) -> list[float]:
     return sorted(scales, reverse=True)
 
 
-def lloyd(magnitudes: Sequence[float], scales: list[float], steps: int) -> tuple[list[float], float]:
-    """Alternate nearest levels and least squares while the gain rises; the best scales and their gain."""
+def lloyd(
+    magnitudes: Sequence[float], scales: list[float], steps: int
+) -> tuple[list[float], float]:
+    """Alternate nearest levels and least squares while the gain rises: best scales, their gain."""
     sums = prefix_sums(magnitudes)
     best, best_gain = scales, -1.0
     for step in range(steps + 1):
@@ -115,7 +117,7 @@ def nearest_codes(weight: float, scales: Sequence[float]) -> tuple[int, ...]:
 
 
 def least_squares(classes: Sequence[tuple[tuple[int, ...], int, float]], count: int) -> list[float]:
-    """Scales that fit classes (codes, number of magnitudes, their sum) best; magnitudes, descending."""
+    """Scales that fit classes (codes, count, sum of magnitudes) best, made >= 0 and descending."""
     gram = [[0.0] * count for _ in range(count)]
     moment = [0.0] * count
     for codes, n, total in classes:

@@ -16,9 +16,15 @@ F16_MAX = 65504.0
 """F16 holds scales in this range to 11 bits. Below, it loses precision; above, it ends."""
 
 NORMAL_MIN = 2.0**-126
-"""The smallest normal F32 and BF16. Smaller scales become 0: kernels that flush subnormals see a 0 anyway."""
+"""The smallest normal F32 and BF16. Smaller scales become 0, as kernels that flush subnormals
+would read them."""
 
 _F32, _F16, _BF16 = (np.dtype(d) for d in (np.float32, np.float16, ml_dtypes.bfloat16))
+_LARGEST = {
+    _F32: (2.0 - 2.0**-23) * 2.0**127,
+    _F16: F16_MAX,
+    _BF16: (2.0 - 2.0**-7) * 2.0**127,
+}
 
 
 def check_scale_dtype(dtype: npt.DTypeLike | None) -> np.dtype[Any]:
@@ -43,12 +49,11 @@ def store_scales(scales: Float64, dtype: np.dtype[Any]) -> Array:
         dtype = _F32
     if dtype == _BF16:
         scales = _round_to_bfloat16(scales)
-    largest = float(ml_dtypes.finfo(dtype).max)
-    return np.minimum(scales, largest).astype(dtype)
+    return np.minimum(scales, _LARGEST[dtype]).astype(dtype)
 
 
 def _round_to_bfloat16(scales: Float64) -> Float64:
-    """Round normal values to 8 significant bits at once; a cast by way of float32 would round twice."""
+    """Round 0 and normal values to 8 significant bits at once; a cast might round to F32 before."""
     dropped = np.uint64(53 - 8)
     bits = scales.view(np.uint64)
     half = (np.uint64(1) << dropped - np.uint64(1)) - np.uint64(1)

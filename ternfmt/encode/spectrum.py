@@ -22,24 +22,27 @@ class Spectrum:
     """Sorted magnitudes of R rows.
 
     Attributes:
-        keys: complements of the magnitudes' bit patterns, so ascending; uint16 or uint32 ``[R, K]``.
+        keys: complemented bit patterns, so ascending; uint32 ``[R, K]``.
         dtype: the dtype the bit patterns belong to.
-        values: magnitudes, descending, float64 ``[R, K]``.
         prefix: see `prefix_sums`, float64 ``[R, K + 1]``.
     """
 
     keys: Array
     dtype: np.dtype[Any]
-    values: Float64
     prefix: Float64
 
     @classmethod
     def of(cls, bits: Array, dtype: np.dtype[Any]) -> Spectrum:
         """Sort each row of finite magnitudes, `magnitude_bits` ``[R, K]``."""
-        # "stable" is a radix sort for 16-bit integers; "quicksort" has SIMD forms for 32-bit ones.
-        keys = np.sort(~bits, axis=1, kind="stable" if bits.itemsize == 2 else "quicksort")
-        values = (~keys).view(dtype).astype(np.float64)
-        return cls(keys, dtype, values, prefix_sums(values))
+        # numpy sorts 32-bit integers with SIMD on every current CPU, 16-bit ones on few.
+        keys = (~bits).astype(np.uint32)
+        keys.sort(axis=1)
+        return cls(keys, dtype, prefix_sums(_magnitudes(keys, dtype)))
+
+    @property
+    def values(self) -> Float64:
+        """Magnitudes, descending, float64 ``[R, K]``."""
+        return _magnitudes(self.keys, self.dtype).astype(np.float64)
 
     @cached_property
     def _row_keys(self) -> npt.NDArray[np.uint64]:
@@ -48,22 +51,30 @@ class Spectrum:
         return (rows << _ROW_SHIFT | self.keys).reshape(-1)
 
     def count_above(self, thresholds: Float64, rows: Int64) -> Int64:
-        """How many magnitudes of row ``rows[i]`` exceed ``thresholds[i, j]``: ``[len(rows), T]``."""
+        """How many magnitudes of row ``rows[i]`` exceed ``thresholds[i, j]``: int64 ``[S, T]``."""
         keys = ~floor_bits(thresholds, self.dtype)
         row_keys = rows.astype(np.uint64)[:, None] << _ROW_SHIFT | keys
-        return np.searchsorted(self._row_keys, row_keys) - rows[:, None] * self.keys.shape[1]
+        row_starts = rows[:, None] * self.keys.shape[1]
+        counts: Int64 = np.searchsorted(self._row_keys, row_keys) - row_starts
+        return counts
 
     def sum_largest(self, counts: Int64, rows: Int64) -> Float64:
-        """Sums of the ``counts[i, j]`` largest magnitudes of row ``rows[i]``: ``[len(rows), T]``."""
+        """Sums of the ``counts[i, j]`` largest of row ``rows[i]``: float64 ``[S, T]``."""
         sums: Float64 = self.prefix[rows[:, None], counts]
         return sums
 
 
-def prefix_sums(values: Float64) -> Float64:
+def prefix_sums(values: Array) -> Float64:
     """Element n of each row is the sum of its first n values, added one at a time from the left.
 
-    float64 ``[R, K]`` -> ``[R, K + 1]``.
+    ``[R, K]`` of any float dtype -> float64 ``[R, K + 1]``.
     """
-    sums = np.zeros((values.shape[0], values.shape[1] + 1))
-    np.add.accumulate(values, axis=1, out=sums[:, 1:])
+    sums = np.empty((values.shape[0], values.shape[1] + 1))
+    sums[:, 0] = 0
+    sums[:, 1:] = values
+    np.add.accumulate(sums, axis=1, out=sums)
     return sums
+
+
+def _magnitudes(keys: Array, dtype: np.dtype[Any]) -> Array:
+    return (~keys).astype(f"u{dtype.itemsize}").view(dtype)

@@ -1,7 +1,7 @@
 """Dense weights as they come: what is accepted, and their magnitudes as integers.
 
-Without the sign bit, the bit patterns of IEEE numbers order as their values do, so magnitudes are sorted and compared
-as integers, in the same code for every dtype.
+Without the sign bit, the bit patterns of IEEE numbers order as their values do, so magnitudes are
+sorted and compared as integers, in the same code for every dtype.
 """
 
 from __future__ import annotations
@@ -54,11 +54,14 @@ def check_weight(weight: Array, name: str) -> tuple[int, int]:
         ValueError: dtype or shape is not.
     """
     if weight.dtype not in WEIGHT_DTYPES:
-        raise ValueError(f"{name!r}: expected float32, float16 or bfloat16 weights, got {weight.dtype}")
+        raise ValueError(
+            f"{name!r}: expected float32, float16 or bfloat16 weights, got {weight.dtype}"
+        )
     n, k = weight.shape[0] if weight.ndim else 0, math.prod(weight.shape[1:])
     if weight.ndim < 2 or n < 1 or not 1 <= k <= K_MAX:
         raise ValueError(
-            f"{name!r}: expected rank >= 2, dimensions >= 1 and K <= {K_MAX}, got {list(weight.shape)}"
+            f"{name!r}: expected rank >= 2, dimensions >= 1 and K <= {K_MAX}, "
+            f"got {list(weight.shape)}"
         )
     return n, k
 
@@ -79,7 +82,8 @@ def check_finite(block: Array, name: str, first_row: int) -> None:
 def magnitude_bits(weight: Array) -> Array:
     """Bit patterns of ``|weight|``: uint16 or uint32 of the same shape."""
     unsigned = np.dtype(f"u{weight.itemsize}")
-    return weight.view(unsigned) & unsigned.type((1 << 8 * weight.itemsize - 1) - 1)
+    bits: Array = weight.view(unsigned) & unsigned.type((1 << 8 * weight.itemsize - 1) - 1)
+    return bits
 
 
 def is_negative(weight: Array) -> npt.NDArray[np.uint8]:
@@ -89,7 +93,7 @@ def is_negative(weight: Array) -> npt.NDArray[np.uint8]:
 
 
 def floor_bits(thresholds: Float64, dtype: np.dtype[Any]) -> Array:
-    """Bit pattern of the largest ``dtype`` value <= each threshold, so that |w| > t compares integers.
+    """Bit pattern of the largest ``dtype`` value <= each threshold: |w| > t compares integers.
 
     Thresholds are >= 0; +Inf, which nothing exceeds, stays +Inf.
     """
