@@ -1,0 +1,6 @@
+"""Multiply activations by packed ternary weights (SPEC section 12) in PyTorch."""
+
+from .ops import matmul, matmul_transposed
+from .registry import KernelError, backends
+
+__all__ = ["KernelError", "backends", "matmul", "matmul_transposed"]

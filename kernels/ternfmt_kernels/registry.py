@@ -1,0 +1,57 @@
+"""The backends in order of priority, and the choice among them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from .contract import Backend, Call
+from .reference import TORCH
+
+BACKENDS: list[Backend] = [TORCH]
+"""Fastest first; the last serves every call."""
+
+OVERRIDE = "TERNFMT_KERNEL"
+"""Environment variable that names the one backend to use."""
+
+
+class KernelError(RuntimeError):
+    """The backend that TERNFMT_KERNEL names is unknown or cannot serve the call."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """A backend on this machine; ``unavailable`` is the reason why not, or None."""
+
+    name: str
+    unavailable: str | None
+
+
+def backends() -> list[Status]:
+    """All backends, fastest first, with their availability on this machine."""
+    return [Status(b.name, b.unavailable()) for b in BACKENDS]
+
+
+def select(call: Call) -> Backend:
+    """The first backend that serves ``call``; with TERNFMT_KERNEL set, that one or none.
+
+    Raises:
+        KernelError: TERNFMT_KERNEL cannot be honoured; names the reason and what is available.
+    """
+    forced = os.environ.get(OVERRIDE)
+    if forced:
+        return _forced(forced, call)
+    return next(b for b in BACKENDS if _reason(b, call) is None)
+
+
+def _forced(name: str, call: Call) -> Backend:
+    backend = next((b for b in BACKENDS if b.name == name), None)
+    reason = "no such backend" if backend is None else _reason(backend, call)
+    if backend is None or reason is not None:
+        known = "; ".join(f"{s.name}: {s.unavailable or 'available'}" for s in backends())
+        raise KernelError(f"{OVERRIDE}={name}: {reason} (backends here: {known})")
+    return backend
+
+
+def _reason(backend: Backend, call: Call) -> str | None:
+    return backend.unavailable() or backend.refuses(call)
