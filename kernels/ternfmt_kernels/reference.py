@@ -18,7 +18,7 @@ from ternfmt.pack import CODES_PER_BYTE
 from .contract import Backend, Call, no_autocast
 
 TILE_BYTES = 1 << 22
-"""Float32 codes expanded at a time, one row at least. The fastest power of two at FLUX's sizes."""
+"""Float32 codes expanded at a time, one row at least: small beside any layer, large enough for a fast matmul."""
 
 
 def _product(call: Call, x: Tensor, codes: Sequence[Tensor], scales: Sequence[Tensor], out: Tensor) -> None:
