@@ -44,6 +44,7 @@ class FormatError(ValueError):
     """
 
     def __init__(self, kind: Kind, location: str, message: str) -> None:
+        location, message = _shortened(location), _shortened(message)
         super().__init__(f"{kind}: {location}: {message}")
         self.kind = kind
         self.location = location
@@ -51,3 +52,8 @@ class FormatError(ValueError):
 
     def __reduce__(self) -> tuple[type[FormatError], tuple[Kind, str, str]]:
         return FormatError, (self.kind, self.location, self.message)
+
+
+def _shortened(text: str) -> str:
+    """A file's contents can make a message as long as the file: keep the start and the end."""
+    return text if len(text) <= 800 else f"{text[:600]} ... {text[-150:]}"

@@ -21,6 +21,7 @@ COMMANDS = {
     "diff": (".diff", "compare the tensors of two models"),
     "dequantize": (".dequantize", "write a ternfmt model as a dense checkpoint"),
     "canonicalize": (".canonicalize", "rewrite as canonical bytes, or repair dropped metadata"),
+    "conformance": ("ternfmt_conformance.cli", "test any implementation of SPEC.md"),
 }
 """Command -> (module with ``add_arguments`` and ``run``, summary). Modules are imported when called for."""
 

@@ -37,9 +37,7 @@ def assign_codes(weight: Array, scales: Float64, groups: Groups) -> list[npt.NDA
     return [_pack_lanes(codes >> np.uint8(2 * p) & np.uint8(0b11)) for p in range(len(scales))]
 
 
-def _positive_codes(
-    bits: Array, dtype: np.dtype[np.generic], scales: Float64
-) -> npt.NDArray[np.uint8]:
+def _positive_codes(bits: Array, dtype: np.dtype[np.generic], scales: Float64) -> npt.NDArray[np.uint8]:
     """Codes of magnitudes ``[R, K]`` for scales ``[R, P]``, one byte each."""
     grid = levels(scales)
     level_codes = np.zeros(grid.values.shape, dtype=np.uint8)

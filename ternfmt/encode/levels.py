@@ -37,9 +37,7 @@ def combinations(planes: int) -> npt.NDArray[np.int8]:
     Fewest non-zero codes first, then lexicographic with +1 before 0 before -1. Of a combination and
     its negative, the one whose first non-zero code is +1.
     """
-    positive = [
-        c for c in itertools.product((1, 0, -1), repeat=planes) if c >= tuple(-x for x in c)
-    ]
+    positive = [c for c in itertools.product((1, 0, -1), repeat=planes) if c >= tuple(-x for x in c)]
     table = np.array(sorted(positive, key=np.count_nonzero), dtype=np.int8)
     table.flags.writeable = False
     return table

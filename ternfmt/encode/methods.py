@@ -19,16 +19,16 @@ from .weights import Float64, Int64
 
 Method = Callable[[Spectrum, int], Float64]
 
-GEOMETRIC_RATIO = 0.6
+GEOMETRIC_RATIOS = (1.0, 0.6, 0.36, 0.216)
 GEOMETRIC_FACTORS = (1.2, 1.6, 2.2)
-"""Besides the greedy start, `planes` tries the starts factor * ratio^p times the exact scale. On
-Gaussian and Student-t5 rows they end 0.2 to 2 dB above the greedy one; no other grid did better."""
+"""Besides the greedy start, `planes` tries the starts factor * ratios times the exact scale. On
+Gaussian and Student-t5 rows of 3072 the method ends 0.2 to 1.6 dB above the greedy start alone."""
 
 TRIAL_STEPS = 6
 """Lloyd steps each start is given before all but the best are dropped."""
 
 STEPS_MAX = 64
-"""Lloyd steps after that. Rows of two planes stop by themselves before half of them."""
+"""Lloyd steps after that: a cap on cost. Many rows of three or four planes reach it."""
 
 SCALE_RATIO_MIN = 2.0**-24
 """A plane whose scale is below this part of the row's largest is dropped: float32 sums lose it."""
@@ -53,14 +53,12 @@ def planes(spectrum: Spectrum, planes: int) -> Float64:
     first = _exact(spectrum.prefix)
     starts = [_greedy(spectrum, first, planes)]
     for factor in GEOMETRIC_FACTORS:
-        ratios = [factor * GEOMETRIC_RATIO**p for p in range(planes)]
-        starts.append(np.stack([first * ratio for ratio in ratios], axis=1))
+        ratios = GEOMETRIC_RATIOS[:planes]
+        starts.append(np.stack([first * (factor * ratio) for ratio in ratios], axis=1))
     rows = np.arange(len(first))
     tried, gain = _lloyd(spectrum, np.tile(rows, len(starts)), np.concatenate(starts), TRIAL_STEPS)
     winner = np.argmax(gain.reshape(len(starts), -1), axis=0)
-    best, _ = _lloyd(
-        spectrum, rows, tried.reshape(len(starts), -1, planes)[winner, rows], STEPS_MAX
-    )
+    best, _ = _lloyd(spectrum, rows, tried.reshape(len(starts), -1, planes)[winner, rows], STEPS_MAX)
     best[best < best[:, :1] * SCALE_RATIO_MIN] = 0.0
     return best
 

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from ..limits import GROUP_MULTIPLE, PLANES_MAX
 from ..pack import packed_columns
 from ..tensor import Plane, TernaryTensor
+from . import histogram
 from .assign import assign_codes
 from .groups import Groups
-from .methods import METHODS, Method
+from .methods import METHODS, Method, exact
 from .scales import check_scale_dtype, store_scales
 from .spectrum import Spectrum
 from .weights import Array, Float64, check_finite, check_weight, magnitude_bits
@@ -100,8 +101,11 @@ def _choose_scales(block: Array, method: Method, planes: int, groups: Groups) ->
     bits = magnitude_bits(block)
     scales = np.empty((planes, len(block), groups.count))
     for run in groups.runs:
-        spectrum = Spectrum.of(bits[:, run.columns].reshape(-1, run.size), block.dtype)
-        scales[:, :, run.groups] = method(spectrum, planes).T.reshape(planes, -1, run.count)
+        part = bits[:, run.columns].reshape(-1, run.size)
+        found = histogram.exact_scales(part, block.dtype) if method is exact else None
+        if found is None:
+            found = method(Spectrum.of(part, block.dtype), planes)
+        scales[:, :, run.groups] = found.T.reshape(planes, -1, run.count)
     return scales
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from .least_squares import PIVOT_MIN
-from .methods import GEOMETRIC_FACTORS, GEOMETRIC_RATIO, SCALE_RATIO_MIN, STEPS_MAX, TRIAL_STEPS
+from .methods import GEOMETRIC_FACTORS, GEOMETRIC_RATIOS, SCALE_RATIO_MIN, STEPS_MAX, TRIAL_STEPS
 from .scales import F16_MAX, F16_MIN, NORMAL_MIN
 
 SIGNIFICANT_BITS = {
@@ -44,7 +44,7 @@ def planes(magnitudes: Sequence[float], count: int) -> list[float]:
     first = exact(magnitudes)
     starts = [greedy(magnitudes, count)]
     for factor in GEOMETRIC_FACTORS:
-        starts.append([first * (factor * GEOMETRIC_RATIO**p) for p in range(count)])
+        starts.append([first * (factor * ratio) for ratio in GEOMETRIC_RATIOS[:count]])
     trials = [lloyd(magnitudes, start, TRIAL_STEPS) for start in starts]
     winner, _ = max(trials, key=lambda trial: trial[1])
     best, _ = lloyd(magnitudes, winner, STEPS_MAX)
@@ -62,9 +62,7 @@ def greedy(magnitudes: Sequence[float], count: int) -> list[float]:
     return sorted(scales, reverse=True)
 
 
-def lloyd(
-    magnitudes: Sequence[float], scales: list[float], steps: int
-) -> tuple[list[float], float]:
+def lloyd(magnitudes: Sequence[float], scales: list[float], steps: int) -> tuple[list[float], float]:
     """Alternate nearest levels and least squares while the gain rises: best scales, their gain."""
     sums = prefix_sums(magnitudes)
     best, best_gain = scales, -1.0

@@ -54,15 +54,10 @@ def check_weight(weight: Array, name: str) -> tuple[int, int]:
         ValueError: dtype or shape is not.
     """
     if weight.dtype not in WEIGHT_DTYPES:
-        raise ValueError(
-            f"{name!r}: expected float32, float16 or bfloat16 weights, got {weight.dtype}"
-        )
+        raise ValueError(f"{name!r}: expected float32, float16 or bfloat16 weights, got {weight.dtype}")
     n, k = weight.shape[0] if weight.ndim else 0, math.prod(weight.shape[1:])
     if weight.ndim < 2 or n < 1 or not 1 <= k <= K_MAX:
-        raise ValueError(
-            f"{name!r}: expected rank >= 2, dimensions >= 1 and K <= {K_MAX}, "
-            f"got {list(weight.shape)}"
-        )
+        raise ValueError(f"{name!r}: expected rank >= 2, dimensions >= 1 and K <= {K_MAX}, got {list(weight.shape)}")
     return n, k
 
 

@@ -22,9 +22,7 @@ every_method = pytest.mark.parametrize(("method", "planes"), ALL)
 few = settings(max_examples=20, deadline=None)
 many = settings(max_examples=100, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
-short_rows = st.lists(
-    st.one_of(st.floats(-100, 100, width=32), st.integers(-3, 3).map(float)), min_size=1, max_size=9
-)
+short_rows = st.lists(st.one_of(st.floats(-100, 100, width=32), st.integers(-3, 3).map(float)), min_size=1, max_size=9)
 
 
 def rows_of(seed: int, n: int = 5, k: int = 70) -> np.ndarray:
@@ -152,10 +150,7 @@ def test_scaling_weights_by_a_power_of_two_scales_the_scales(method, planes, see
 def test_quantising_commutes_with_concatenating_rows(method, planes, seed, cut):
     weight = rows_of(seed)
     dtype = np.float32  # the one dtype that does not depend on the other rows
-    parts = [
-        quantize(part, method, planes=planes, scale_dtype=dtype)
-        for part in (weight[:cut], weight[cut:])
-    ]
+    parts = [quantize(part, method, planes=planes, scale_dtype=dtype) for part in (weight[:cut], weight[cut:])]
     whole = quantize(weight, method, planes=planes, scale_dtype=dtype)
     assert same_bytes(concatenate_rows(parts), whole)
 
@@ -166,9 +161,7 @@ def test_quantising_commutes_with_concatenating_rows(method, planes, seed, cut):
 @given(seed=seeds)
 def test_exact_of_its_own_result_is_that_result(group_size, scale_dtype, seed):
     first = quantize(rows_of(seed), group_size=group_size, scale_dtype=scale_dtype)
-    again = quantize(
-        first.dequantize(np.float32), group_size=group_size, scale_dtype=first.scale.dtype
-    )
+    again = quantize(first.dequantize(np.float32), group_size=group_size, scale_dtype=first.scale.dtype)
     assert same_bytes(first, again)
 
 

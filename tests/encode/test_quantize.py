@@ -50,9 +50,7 @@ def quantize_by_reference(weight, method, planes, group_size, scale_dtype) -> Te
         rule = lambda group: reference.planes(group, planes)  # noqa: E731
     else:
         rule = lambda group: [getattr(reference, method)(group)]  # noqa: E731
-    unrounded = np.array(
-        [[rule([abs(w) for w in row[i : i + size]]) for i in starts] for row in rows]
-    )
+    unrounded = np.array([[rule([abs(w) for w in row[i : i + size]]) for i in starts] for row in rows])
     dtype, stored = reference.stored_scales(unrounded.ravel().tolist(), str(np.dtype(scale_dtype)))
     scales = np.array(stored).reshape(unrounded.shape)
     codes = np.array(
@@ -98,9 +96,7 @@ def test_bits_are_those_of_the_reference(method, planes, dtype, data):
     group_size = data.draw(st.sampled_from([None, 16, 32]))
     scale_dtype = data.draw(st.sampled_from(DTYPES))
     actual = quantize(weight, method, planes=planes, group_size=group_size, scale_dtype=scale_dtype)
-    assert_same_bytes(
-        actual, quantize_by_reference(weight, method, planes, group_size, scale_dtype)
-    )
+    assert_same_bytes(actual, quantize_by_reference(weight, method, planes, group_size, scale_dtype))
     for plane in actual.planes:
         check_codes(plane.codes, weight.shape[1], "test")
 

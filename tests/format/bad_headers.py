@@ -242,12 +242,18 @@ OVERFLOW = [
         ("w", [10**31]),
         ("w", [2**32, 2**32]),
         ("w", [2**62 + 1, 4]),
-        ("w", [HUGE, HUGE, 0]),
-        ("w", [HUGE, 0, HUGE]),
-        ("w", [0, HUGE, HUGE]),
         ("b", [2**51]),
     ]
 ] + [
+    *(
+        Case(
+            f"zero-size tensor of shape {shape}",
+            "S-1.10",
+            Kind.OVERFLOW,
+            both(put("z", "U8", [0]), info("z", shape=shape)),
+        )
+        for shape in ([HUGE, HUGE, 0], [HUGE, 0, HUGE], [0, HUGE, HUGE], [0, INTEGER_MAX + 1])
+    ),
     Case("end past 2^53-1", "S-1.10", Kind.OVERFLOW, info("w", data_offsets=[12, INTEGER_MAX + 1])),
     Case("begin past 2^53-1", "S-1.10", Kind.OVERFLOW, info("w", data_offsets=[2**64 - 1, 16])),
 ]
@@ -261,6 +267,11 @@ LAYOUT = [
         ("gap between tensors", "S-1.11", header(lambda value: value.pop("w_scale"))),
         ("first tensor not at 0", "S-1.11", info("b", data_offsets=[4, 8])),
         ("end before begin", "S-1.11", info("w", data_offsets=[16, 12])),
+        (
+            "end before begin, where the file ends",
+            "S-1.11",
+            both(info("w", data_offsets=[12, 8]), setting(data_edits=[lambda data: data.__delitem__(slice(8, None))])),
+        ),
         ("zero-size tensor inside another", "S-1.11", header(lambda value: value.update(z=MIDDLE))),
         ("trailing byte", "S-1.11", setting(data_edits=[lambda data: data.append(0)])),
         ("one byte short", "S-1.11", setting(cut=-1)),

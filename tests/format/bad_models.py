@@ -193,7 +193,7 @@ INDEX_SHARDS = [
         ("tensor listed, but absent", "S-7.5", weight_map(c=ONE)),
         ("tensor present, but not listed", "S-7.5", weight_map(b=DROP)),
         ("tensor listed in the other shard", "S-7.5", weight_map(b=TWO)),
-        ("tensor in two shards", "S-7.5", shard(TWO, put("w", "U8", [2, 2]))),
+        ("tensor in two shards", "S-7.5", several(shard(TWO, put("w", "U8", [2, 2])), index(metadata={}))),
         ("two indices", "S-7.7", lambda model: model.shards.update({"b.safetensors.index.json": plain()})),
         ("two files, no index", "S-7.7", attributes(index=DROP)),
         ("no weights", "S-7.7", attributes(index=DROP, shards={})),

@@ -8,7 +8,6 @@ from ternfmt import Kind
 from tests.format.bad_headers import Case
 from tests.format.raw import (
     Mutation,
-    RawFile,
     both,
     declare,
     digested,
@@ -23,16 +22,6 @@ from tests.format.raw import (
 )
 
 
-def renamed(new: str) -> Mutation:
-    """Call tensor ``w`` and its scale by another name."""
-
-    def edit(raw: RawFile) -> None:
-        raw.tensors = {new + name[1:] if name[0] == "w" else name: stored for name, stored in raw.tensors.items()}
-        raw.document["tensors"] = {new: raw.document["tensors"]["w"]}
-
-    return edit
-
-
 def scale_dtype(dtype: str, data: bytes) -> Mutation:
     return put("w_scale", dtype, [2], data)
 
@@ -40,8 +29,14 @@ def scale_dtype(dtype: str, data: bytes) -> Mutation:
 LIKE_W = {"shape": [2, 5], "encoding": "int2"}
 
 NAME = [
-    Case("derived name over-long", "S-6.2", Kind.NAME, renamed("n" * 250)),
-    Case("derived name over-long only with planes", "S-6.2", Kind.NAME, renamed("n" * 243), features),
+    Case("derived name over-long", "S-6.2", Kind.NAME, declare("v" * 250, **LIKE_W)),
+    Case(
+        "derived name over-long only with planes",
+        "S-6.2",
+        Kind.NAME,
+        declare("v" * 243, **LIKE_W, planes=2),
+        features,
+    ),
     *(
         Case(f"name of an absent tensor has {what}", "S-6.2", Kind.NAME, declare(name, **LIKE_W))
         for what, name in {

@@ -32,7 +32,7 @@ def random_tensor(
     parts = tuple(
         Plane(
             pack(rng.integers(-1, 2, (n, k)).astype(np.int8)),
-            np.exp2(rng.uniform(-20, 4, scale_shape)).astype(dtype),
+            (np.exp2(rng.uniform(-20, 4, scale_shape)) * (rng.random(scale_shape) < 0.9)).astype(dtype),
         )
         for _ in range(planes)
     )

