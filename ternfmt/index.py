@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from .container import Span
 from .errors import FormatError, Kind
 from .limits import HEADER_MAX, NAME_MAX
-from .strict_json import decode_utf8, parse_object
+from .strict_json import NonInteger, decode_utf8, parse_object
 
 INDEX_SUFFIX = ".safetensors.index.json"
 FILE_SUFFIX = ".safetensors"
@@ -34,7 +34,7 @@ class Index:
 
     path: Path
     weight_map: Mapping[str, str]
-    total_size: int | None
+    total_size: float | None
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def read_index(path: Path) -> Index:
     if not isinstance(metadata, dict):
         raise FormatError(Kind.INDEX, location, f"metadata: expected an object, got {metadata!r}")
     total_size = metadata.get("total_size")
-    if "total_size" in metadata and type(total_size) is not int:
-        raise FormatError(Kind.INDEX, location, f"total_size: expected an integer, got {total_size!r}")
+    if "total_size" in metadata and type(total_size) not in (int, NonInteger):
+        raise FormatError(Kind.INDEX, location, f"total_size: expected a number, got {total_size!r}")
     for name in weight_map.values():
         if not _is_plain(name):
             raise FormatError(
@@ -121,7 +121,7 @@ def read_index(path: Path) -> Index:
                 location,
                 f"shard {name[:NAME_MAX]!r}: expected a plain file name in the folder of the index",
             )
-    return Index(path, weight_map, total_size)
+    return Index(path, weight_map, float(total_size) if type(total_size) is NonInteger else total_size)
 
 
 def check_index(index: Index, spans_by_file: Mapping[Path, Mapping[str, Span]]) -> None:
@@ -180,7 +180,7 @@ def _is_plain(name: str) -> bool:
 
 def _weights_in(folder: Path) -> Path:
     """The one index or safetensors file of a folder (SPEC S-7.7)."""
-    names = sorted(entry.name for entry in folder.iterdir())
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     for suffix in (INDEX_SUFFIX, FILE_SUFFIX):
         candidates = [name for name in names if name.endswith(suffix)]
         if len(candidates) == 1:

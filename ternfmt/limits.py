@@ -10,7 +10,7 @@ NUMBER_CHARS_MAX = 32
 """Characters in one JSON number. 2^64 has 20 digits; longer literals cost quadratic time."""
 
 INTEGER_MAX = (1 << 53) - 1
-"""Any integer, and any product of dimensions in bits. The largest that every JSON parser keeps exact."""
+"""Any integer, and any tensor's size in bytes. The largest that every JSON parser keeps exact."""
 
 RANK_MAX = 32
 """Dimensions of a tensor. The smallest limit among the array libraries readers are built on."""

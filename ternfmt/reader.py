@@ -117,7 +117,7 @@ class StoredTensors:
         self._maps.clear()
 
 
-class Model:
+class Model(Mapping[str, TernaryTensor | npt.NDArray[Any]]):
     """An open model: a mapping from tensor names to lazily memory-mapped tensors.
 
     Attributes:

@@ -142,9 +142,9 @@ class Writer:
     def _header(self, digests: Mapping[str, str]) -> bytes:
         """Prefix and header with these tensor digests and the header's own."""
         if self._document is None:
-            return build_header(self._stored, {"format": "pt", **self._metadata})
+            return build_header(self._stored, {**self._metadata, "format": "pt"})
         document = replace(self._document, tensor_digests=digests, header_digest=_NO_DIGEST)
-        metadata = {"format": "pt", **self._metadata, KEY: canonical(document.to_json())}
+        metadata = {**self._metadata, "format": "pt", KEY: canonical(document.to_json())}
         digest = header_digest(self._stored, metadata, _NO_DIGEST)
         document = replace(document, header_digest=digest)
         return build_header(self._stored, {**metadata, KEY: canonical(document.to_json())})

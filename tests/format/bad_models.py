@@ -154,7 +154,8 @@ INDEX_FORM = [
         "total_size a string": index(metadata={"total_size": "16"}),
         "total_size null": index(metadata={"total_size": None}),
         "total_size true": index(metadata={"total_size": True}),
-        "total_size 16.0": index(metadata={"total_size": 16.0}),
+        "total_size 16.5": index(metadata={"total_size": 16.5}),
+        "total_size 1e999": index_text("16", "1e999"),
     }.items()
 ]
 

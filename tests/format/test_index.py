@@ -10,7 +10,7 @@ import pytest
 import ternfmt
 from ternfmt import FormatError, Kind
 from tests.format.bad_models import MODEL_CASES, ONE, TWO, ModelCase, two_shards
-from tests.format.raw import DROP, declare, document, features, plain
+from tests.format.raw import DROP, declare, document, entry, features, plain, put
 
 
 @pytest.mark.parametrize("case", MODEL_CASES, ids=lambda case: f"{case.kind}: {case.name}")
@@ -75,6 +75,20 @@ def test_an_index_may_leave_out_its_metadata(tmp_path: Path) -> None:
     model = two_shards()
     del model.index["metadata"]
     assert ternfmt.validate(model.write(tmp_path)).files == 2
+
+
+@pytest.mark.parametrize("total_size", ["16", "16.0", "1.6e1"])
+def test_total_size_is_compared_as_a_number(tmp_path: Path, total_size: str) -> None:
+    model = two_shards()
+    model.index_texts.append(("16", total_size))
+    assert ternfmt.validate(model.write(tmp_path)).files == 2
+
+
+@pytest.mark.parametrize("name", ["other.safetensors.index.json", "other.safetensors"])
+def test_only_files_are_candidates(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.safetensors").write_bytes(plain().build())
+    (tmp_path / name).mkdir()
+    assert ternfmt.validate(tmp_path).ternary == 1
 
 
 @pytest.mark.parametrize("config", [DROP, {}, {"quantization_config": {"quant_method": "ternfmt"}}])
@@ -161,7 +175,7 @@ def test_a_shard_is_told_by_its_name(tmp_path: Path, name: str, is_shard: bool) 
 
 
 @pytest.mark.parametrize(
-    ("entry", "is_valid"),
+    ("keys", "is_valid"),
     [
         ({"shape": [1, 2**24 - 1]}, True),
         ({"shape": [1, 2**24]}, False),
@@ -175,10 +189,10 @@ def test_a_shard_is_told_by_its_name(tmp_path: Path, name: str, is_shard: bool) 
         ({"shape": [2, 3, 2], "low_rank": 7}, False),
     ],
 )
-def test_entries_are_checked_also_where_their_tensors_are_absent(tmp_path: Path, entry, is_valid: bool) -> None:
+def test_entries_are_checked_also_where_their_tensors_are_absent(tmp_path: Path, keys, is_valid: bool) -> None:
     raw = plain()
     raw.document["required"] = ["low-rank"]
-    declare("v", encoding="int2", **entry)(raw)
+    declare("v", encoding="int2", **keys)(raw)
     path = tmp_path / ONE
     path.write_bytes(raw.build())
     if is_valid:
@@ -187,6 +201,23 @@ def test_entries_are_checked_also_where_their_tensors_are_absent(tmp_path: Path,
         with pytest.raises(FormatError) as caught:
             ternfmt.open(path)
         assert caught.value.kind is Kind.METADATA
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_a_shards_scales_are_of_one_dtype_also_without_the_first(tmp_path: Path, dtype: str) -> None:
+    raw = features()
+    entry(planes=3)(raw)
+    raw.tensors = {}
+    put("w_plane2_scale", "F16", [2, 2])(raw)
+    put("w_plane3_scale", dtype, [2, 2])(raw)
+    path = tmp_path / ONE
+    path.write_bytes(raw.build())
+    if dtype == "F16":
+        assert list(ternfmt.open(path)) == []
+    else:
+        with pytest.raises(FormatError) as caught:
+            ternfmt.open(path)
+        assert caught.value.kind is Kind.SCALE
 
 
 @pytest.mark.parametrize("longest", [249, 250])
