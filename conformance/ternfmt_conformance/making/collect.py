@@ -1,0 +1,113 @@
+"""Gathers files and cases, gives them their names, and writes them out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ternfmt_conformance.corpus import CASES, MANIFEST, make_manifest
+from ternfmt_conformance.levels import LEVELS
+
+VERSION = "1.0"
+"""Of the corpus. Cases are only ever added under a version: an id keeps its meaning."""
+
+INLINE_BYTES = 16 << 10
+"""A larger file is kept as a recipe."""
+
+_RUN = re.compile(rb"(.)\1{63,}", re.DOTALL)
+_SIGNS = {"+": "plus", "/": "slash", "\\": "backslash", ":": "colon", "=": "", "^": "", "*": "star"}
+
+Recipe = dict[str, dict[str, Any]]
+
+
+class Collector:
+    """The corpus in the making.
+
+    Attributes:
+        files: path -> bytes.
+        cases: lines of cases.jsonl.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.cases: list[dict[str, Any]] = []
+
+    def file(self, path: str, data: bytes) -> str:
+        """Add a file; the same bytes under one path may be added again. Returns the path."""
+        assert len(data) <= INLINE_BYTES, f"{path}: {len(data)} bytes; make it a recipe"
+        assert self.files.setdefault(path, data) == data, f"{path}: two files of one name"
+        return path
+
+    def place(self, path: str, data: bytes) -> dict[str, Any]:
+        """Add a file, or leave it to a recipe if it is large: the ``path`` and ``recipe`` of its cases."""
+        if len(data) <= INLINE_BYTES:
+            return {"path": self.file(path, data)}
+        name = path.rsplit("/", 1)[-1]
+        return {"path": name, "recipe": {name: sparse(data)}}
+
+    def case(
+        self,
+        name: str,
+        title: str,
+        level: str,
+        rules: Sequence[str],
+        op: str,
+        expect: Mapping[str, Any],
+        *,
+        severity: str = "MUST",
+        features: Collection[str] = (),
+        **arguments: Any,
+    ) -> None:
+        """Add a case; its id is the level and ``name``. Arguments that are None are left out."""
+        line = {
+            "id": f"{level}/{name}",
+            "title": title,
+            "level": level,
+            "severity": severity,
+            "rules": list(dict.fromkeys(rules)),
+            "op": op,
+            **{key: value for key, value in arguments.items() if value is not None},
+            **({"features": sorted(features)} if features else {}),
+            "expect": dict(expect),
+        }
+        assert all(line["id"] != other["id"] for other in self.cases), f"two cases are called {line['id']!r}"
+        self.cases.append(line)
+
+    def write(self, root: Path, readme: str) -> None:
+        """Write the corpus into a folder that is empty or absent."""
+        lines = sorted(self.cases, key=lambda case: LEVELS.index(case["level"]))
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        for name, data in {**self.files, CASES: text.encode(), "README.md": readme.encode()}.items():
+            target = root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        (root / MANIFEST).write_text(json.dumps(make_manifest(root, VERSION), indent=1) + "\n")
+
+
+def slug(title: str) -> str:
+    """A file name from a title: lower case, words joined by hyphens."""
+    text = "".join(_SIGNS.get(character, character) for character in title)
+    text = re.sub(r"(?<![\w.])-(?=[\d.])", "minus-", text)
+    text = re.sub(r"[^a-z0-9._]+", "-", text.lower()).strip("-.")
+    return text or "empty"
+
+
+def sparse(data: bytes) -> dict[str, Any]:
+    """A recipe's part that makes these bytes: runs of one byte are written once."""
+    writes: list[dict[str, str]] = []
+
+    def add(offset: int, unit: bytes, repeat: int = 1) -> None:
+        if unit.strip(b"\0"):
+            times = {"repeat": str(repeat)} if repeat > 1 else {}
+            writes.append({"offset": str(offset), "hex": unit.hex(), **times})
+
+    position = 0
+    for run in _RUN.finditer(data):
+        add(position, data[position : run.start()])
+        add(run.start(), run[1], run.end() - run.start())
+        position = run.end()
+    add(position, data[position:])
+    return {"size": str(len(data)), "writes": writes}
