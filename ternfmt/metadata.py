@@ -135,13 +135,7 @@ def parse_document(header: Header) -> Document:
     entries = _parse_entries(entries_json, location)
     tensor_digests, header_digest = _parse_digests(value.pop("digests", {}), location)
     _check_numbers(value, location)
-    for feature in FEATURES.difference(required):
-        for name in [name for name, entry in entries.items() if feature in entry.features][:1]:
-            raise FormatError(
-                Kind.FEATURE,
-                f"{location}: tensor {name!r}",
-                f"uses {feature!r}, which `required` = {list(required)} does not list",
-            )
+    _check_listed(entries, required, location)
     return Document(version, required, entries, tensor_digests, header_digest, value)
 
 
@@ -194,6 +188,18 @@ def _parse_entries(value: dict[str, Any], location: str) -> dict[str, Entry]:
             known[text] = _parse_entry(entry_json, f"{location}: tensor {name!r}")
         entries[name] = known[text]
     return entries
+
+
+def _check_listed(entries: Mapping[str, Entry], required: tuple[str, ...], location: str) -> None:
+    """Step 20; entries that are one object are looked at once."""
+    for entry in {id(entry): entry for entry in entries.values()}.values():
+        for feature in sorted(entry.features.difference(required)):
+            name = next(name for name, other in entries.items() if other is entry)
+            raise FormatError(
+                Kind.FEATURE,
+                f"{location}: tensor {name!r}",
+                f"uses {feature!r}, which `required` = {list(required)} does not list",
+            )
 
 
 def _parse_entry(entry: Any, location: str) -> Entry:

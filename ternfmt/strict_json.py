@@ -132,10 +132,11 @@ def _check_depth(value: dict[str, Any], location: str) -> None:
     lists: list[list[Any]] = []
     for _ in range(DEPTH_MAX):
         children = [*chain.from_iterable(map(dict.values, dicts)), *chain.from_iterable(lists)]
-        if not {dict, list} & set(map(type, children)):
+        kinds = set(map(type, children))
+        if not {dict, list} & kinds:
             return
-        dicts = [child for child in children if type(child) is dict]
-        lists = [child for child in children if type(child) is list]
+        dicts = [child for child in children if type(child) is dict] if dict in kinds else []
+        lists = [child for child in children if type(child) is list] if list in kinds else []
     raise FormatError(Kind.JSON, location, f"nested deeper than {DEPTH_MAX}")
 
 

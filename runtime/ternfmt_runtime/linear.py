@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,9 @@ from .arrays import to_array, to_tensor
 COMPUTE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """What ``compute_dtype`` follows a module-wide cast to; storage types such as float8 leave it."""
 
+
+ENTRY = "ternfmt"
+"""Key in ``state_dict()._metadata[module]``: shape and features of the weight, which its packed form does not tell."""
 
 _DOWN = f"weight{DOWN_SUFFIX}"
 _UP = f"weight{UP_SUFFIX}"
@@ -132,9 +136,20 @@ class TernaryLinear(nn.Linear):
     def to_ternary(self) -> TernaryTensor:
         """The packed weight; shares the memory of a layer on the CPU."""
         planes = tuple(Plane(to_array(c), to_array(s)) for c, s in zip(*self._parts(), strict=True))
-        factors = [to_array(factor) for factor in self._factors()]
+        factors = [to_array(factor) for factor in self.factors()]
         low_rank = LowRank(*factors) if factors else None
         return TernaryTensor((self.out_features, self.in_features), planes, self.group_size, low_rank)
+
+    def set_low_rank(self, factors: tuple[Tensor, Tensor] | None) -> None:
+        """Replace the low-rank term by ``up @ down``, given as (down, up); None takes it away."""
+        for name in (_DOWN, _UP):
+            self._buffers.pop(name, None)
+        self.low_rank = None
+        if factors is not None:
+            down, up = factors
+            self.low_rank = len(down)
+            self.register_buffer(_DOWN, down)
+            self.register_buffer(_UP, up)
 
     def dequantize(self) -> nn.Linear:
         """The dense layer in ``compute_dtype``, computed as S-4.6 says; shares the bias."""
@@ -153,7 +168,7 @@ class TernaryLinear(nn.Linear):
         # What is added to the product is added in float32, so that the sum is rounded once.
         y = matmul(input, codes, scales, self.in_features, self.group_size, torch.float32)
         if self.low_rank is not None:
-            down, up = self._factors()
+            down, up = self.factors()
             with no_autocast(input.device):
                 y += F.linear(F.linear(input.float(), down.float()), up.float())
         if self.bias is not None:
@@ -176,16 +191,26 @@ class TernaryLinear(nn.Linear):
         scales = [getattr(self, _scale(p)) for p in range(self.planes)]
         return codes, scales
 
-    def _factors(self) -> list[Tensor]:
+    def factors(self) -> list[Tensor]:
         """The low-rank factors, down and up, if there are any."""
         if self.low_rank is None:
             return []
         return [getattr(self, _DOWN), getattr(self, _UP)]
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):  # not if the caller gave a plain dict to fill
+            destination._metadata[prefix[:-1]][ENTRY] = {
+                "shape": (self.out_features, self.in_features),
+                "group_size": self.group_size,
+                "planes": self.planes,
+                "low_rank": self.low_rank,
+            }
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TernaryLinear:
         """Move all tensors, cast the bias only: a scale cast to another type is another weight."""
         codes, scales = self._parts()
-        fixed = {id(t) for t in (*codes, *scales, *self._factors())}
+        fixed = {id(t) for t in (*codes, *scales, *self.factors())}
 
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor)

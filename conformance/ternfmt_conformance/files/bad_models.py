@@ -1,0 +1,1 @@
+from tests.format.bad_models import *  # noqa

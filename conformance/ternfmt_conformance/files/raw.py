@@ -1,0 +1,1 @@
+from tests.format.raw import *  # noqa
