@@ -130,6 +130,11 @@ static bool close_output(FILE *out) {
 /* ---- Operations -------------------------------------------------------------------------------- */
 
 static void do_start(const request *r) {
+    uint64_t protocol = 0;
+    if (!count_of(r, "protocol", &protocol) || protocol != 1) {
+        answer_errored(r, "this adapter speaks protocol 1");
+        return;
+    }
     begin_answer(r);
     fputs("\"protocol\": 1, \"implementation\": {\"name\": \"ternfmt.h\", \"version\": \"0.1.0\", "
           "\"language\": \"C99\"}, \"levels\": [\"R0\", \"R1\", \"R2\", \"R3\", \"R4\"], "
@@ -191,33 +196,29 @@ static void print_codes_sha256(const ternfmt_ternary *t, uint32_t plane) {
     printf("\"%s\"", digits);
 }
 
-static void print_count_or_null(const char *key, uint32_t count) {
-    if (count == 0) printf("\"%s\": null, ", key);
-    else printf("\"%s\": \"%lu\", ", key, (unsigned long)count);
+static void print_number_or_null(const char *key, uint32_t number) {
+    if (number == 0) printf("\"%s\": null, ", key);
+    else printf("\"%s\": %lu, ", key, (unsigned long)number);
 }
 
-/* Parts that lie in other shards are null. */
 static void print_ternary(const ternfmt_ternary *t) {
     fputs("{\"name\": ", stdout);
     print_string(t->name);
     fputs(", \"ternary\": true, ", stdout);
     print_shape(t->shape, t->rank);
     printf("\"dtype\": \"%s\", \"planes\": %lu, ",
-           t->scales[0] == NULL ? "" : ternfmt_dtype_name((ternfmt_dtype)t->scales[0]->dtype),
-           (unsigned long)t->planes);
-    print_count_or_null("group_size", t->group_size);
-    print_count_or_null("low_rank", t->low_rank);
+           ternfmt_dtype_name((ternfmt_dtype)t->scales[0]->dtype), (unsigned long)t->planes);
+    print_number_or_null("group_size", t->group_size);
+    print_number_or_null("low_rank", t->low_rank);
     fputs("\"codes_sha256\": [", stdout);
     for (uint32_t p = 0; p < t->planes; p++) {
         if (p > 0) fputs(", ", stdout);
-        if (t->codes[p] == NULL) fputs("null", stdout);
-        else print_codes_sha256(t, p);
+        print_codes_sha256(t, p);
     }
     fputs("], \"scale_sha256\": [", stdout);
     for (uint32_t p = 0; p < t->planes; p++) {
         if (p > 0) fputs(", ", stdout);
-        if (t->scales[p] == NULL) fputs("null", stdout);
-        else print_sha256(t->scales[p]);
+        print_sha256(t->scales[p]);
     }
     fputs("]}", stdout);
 }
@@ -232,15 +233,17 @@ static void print_dense(const ternfmt_tensor *t) {
     putchar('}');
 }
 
-/* Logical tensors by ascending name: two sorted lists, merged. */
+/* Logical tensors by ascending name, of a shard those it holds whole: two sorted lists, merged. */
 static void print_tensors(const ternfmt_model *model) {
     size_t i = 0, j = 0;
     const char *comma = "";
-    while (i < model->ternary_count || j < model->tensor_count) {
-        if (j < model->tensor_count && model->tensors[j].ternary) {
-            j++;
-            continue;
-        }
+    ternfmt_error error;
+    for (;;) {
+        while (j < model->tensor_count && model->tensors[j].ternary) j++;
+        while (i < model->ternary_count &&
+               ternfmt__check_complete(&model->ternaries[i], &error) != TERNFMT_OK)
+            i++;
+        if (i == model->ternary_count && j == model->tensor_count) return;
         fputs(comma, stdout);
         comma = ", ";
         if (j == model->tensor_count ||

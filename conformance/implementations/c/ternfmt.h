@@ -33,8 +33,8 @@
  * The bytes are borrowed: they must stay as they are until ternfmt_close. Opening checks steps 1 to 23
  * of SPEC section 10. Functions that give values check step 24 for their tensor when first used, so
  * no forbidden code, padding or scale is ever delivered (S-10.4); that sets a flag in the tensor, so
- * threads that share a model call ternfmt_validate first. Memory: at most 16 times the header (S-9.1
- * allows 32) beside the file. Floating point: IEEE 754 float and double; no -ffast-math.
+ * threads that share a model call ternfmt_validate first. Memory: at most 20 times the header (S-9.1
+ * allows 64) beside the file. Floating point: IEEE 754 float and double; no -ffast-math.
  *
  * Contents:  1 limits   2 errors   3 types   4 functions
  *            5 helpers  6 JSON text  7 container  8 metadata  9 model, structure  10 data checks
@@ -217,7 +217,8 @@ ternfmt_class ternfmt_check_config(const ternfmt_model *model, const void *bytes
                                    ternfmt_error *error);
 
 #ifdef TERNFMT_FILES
-/* Opens a file, an index (*.safetensors.index.json) or a folder. `strict_links`: a shard that is a
+/* Opens a file, an index (*.safetensors.index.json) or a folder; `read_as` is for files, the others
+ * are whole models. `strict_links`: a shard that is a
  * symbolic link is a PATH error (S-7.4). */
 ternfmt_class ternfmt_open_path(ternfmt_model *model, const char *path, ternfmt_read_as read_as,
                                 bool strict_links, ternfmt_error *error);
@@ -1243,17 +1244,6 @@ static ternfmt_class ternfmt__read_digests(ternfmt_file *file, ternfmt_error *er
     return TERNFMT_OK;
 }
 
-/* Step 19: what the table of S-2.3 calls objects are objects; what they say is not checked (15). */
-static ternfmt_class ternfmt__check_ancillary(const ternfmt_json *document, ternfmt_error *error) {
-    static const char *const keys[] = {"producer", "source", "encoder"};
-    for (int i = 0; i < 3; i++) {
-        const uint32_t node = ternfmt__get_named(document, 0, keys[i]);
-        if (node != 0 && document->nodes[node].type != TERNFMT__OBJECT)
-            return ternfmt__fail(error, TERNFMT_METADATA, "`%s` is not an object", keys[i]);
-    }
-    return TERNFMT_OK;
-}
-
 /* Step 20: features in use that `required` does not list (S-5.1). */
 static ternfmt_class ternfmt__check_features_listed(const ternfmt_file *file, ternfmt_error *error) {
     const ternfmt_json *document = &file->document;
@@ -1281,7 +1271,6 @@ static ternfmt_class ternfmt__read_metadata(ternfmt_file *file, ternfmt_error *e
     TERNFMT__TRY(ternfmt__check_numbers(&file->document, error));
     TERNFMT__TRY(ternfmt__read_entries(file, error));
     TERNFMT__TRY(ternfmt__read_digests(file, error));
-    TERNFMT__TRY(ternfmt__check_ancillary(&file->document, error));
     return ternfmt__check_features_listed(file, error);
 }
 
@@ -1607,15 +1596,17 @@ static ternfmt_class ternfmt__check_undeclared(const ternfmt_model *model, ternf
 static ternfmt_class ternfmt__link_scales(const ternfmt_model *model, ternfmt_ternary *x,
                                           ternfmt_error *error) {
     const uint32_t rank = x->group_size == 0 ? 1 : 2;
+    const ternfmt_tensor *first = NULL; /* of those present: a shard may lack X_scale */
     for (uint32_t p = 0; p < x->planes; p++) {
         TERNFMT__TRY(ternfmt__get_derived(model, x, 2 * p + 1, TERNFMT_SCALE, &x->scales[p], error));
         const ternfmt_tensor *t = x->scales[p];
         if (t == NULL) continue;
         if (!ternfmt__is_scale_dtype(t->dtype) || !ternfmt__has_shape(t, rank, x->rows, x->groups))
             return ternfmt__fail(error, TERNFMT_SCALE, "`%s` has not the dtype or shape it needs", t->name);
-        if (x->scales[0] != NULL && x->scales[0]->dtype != t->dtype)
+        if (first == NULL) first = t;
+        if (first->dtype != t->dtype)
             return ternfmt__fail(error, TERNFMT_SCALE, "`%s` and `%s` differ in dtype", t->name,
-                                 x->scales[0]->name);
+                                 first->name);
     }
     return TERNFMT_OK;
 }
@@ -2138,15 +2129,13 @@ ternfmt_class ternfmt_matmul(ternfmt_ternary *ternary, const float *x, uint64_t 
 
 /* ==== 14. Shards, index and config (section 7; S-10.2, S-10.3) ================================= */
 
-/* S-7.4: a plain file name, free of separators and of control characters (U+0000 to U+001F, U+007F to
- * U+009F). */
+/* S-7.4: a plain file name, free of separators and of control characters. */
 static bool ternfmt__is_shard_name(ternfmt__string name) {
     if (name.size < 1 || name.size > TERNFMT_NAME_MAX) return false;
     if (ternfmt__equal(name, ".") || ternfmt__equal(name, "..")) return false;
     for (uint32_t i = 0; i < name.size; i++) {
         const uint8_t c = (uint8_t)name.at[i];
         if (c < 0x20 || c == 0x7f || c == '/' || c == '\\' || c == ':') return false;
-        if (c == 0xc2 && (uint8_t)name.at[i + 1] <= 0x9f) return false; /* U+0080 to U+009F */
     }
     return true;
 }
@@ -2165,8 +2154,12 @@ static ternfmt_class ternfmt__read_index(ternfmt_json *json, const void *bytes, 
     for (uint32_t i = 0; i < json->nodes[map].size; i++)
         if (json->nodes[map + 2 + 2 * i].type != TERNFMT__STRING)
             return ternfmt__fail(error, TERNFMT_INDEX, "a value of `weight_map` is not a string");
-    if (metadata != 0 && json->nodes[metadata].type != TERNFMT__OBJECT)
+    if (metadata == 0) return TERNFMT_OK;
+    if (json->nodes[metadata].type != TERNFMT__OBJECT)
         return ternfmt__fail(error, TERNFMT_INDEX, "`metadata` is not an object");
+    const uint32_t total = ternfmt__get_named(json, metadata, "total_size");
+    if (total != 0 && json->nodes[total].type != TERNFMT__NUMBER)
+        return ternfmt__fail(error, TERNFMT_INDEX, "`total_size` is not a number");
     return TERNFMT_OK;
 }
 
@@ -2238,6 +2231,35 @@ static ternfmt_class ternfmt__check_weight_map(const ternfmt_model *model, const
     return TERNFMT_OK;
 }
 
+/* Does a JSON number, in any of its forms, have exactly this value? 3, 3.0, 0.3e1 and 30e-1 are equal. */
+static bool ternfmt__number_is(ternfmt__string text, uint64_t value) {
+    char digits[TERNFMT_NUMBER_CHARS_MAX + 1], wanted[24];
+    size_t count = 0;
+    uint32_t i = 0;
+    long exponent = 0;
+    for (; i < text.size && text.at[i] != '.' && text.at[i] != 'e' && text.at[i] != 'E'; i++)
+        if (text.at[i] >= '1' || (text.at[i] == '0' && count > 0)) digits[count++] = text.at[i];
+    if (i < text.size && text.at[i] == '.')
+        for (i++; i < text.size && text.at[i] != 'e' && text.at[i] != 'E'; i++, exponent--)
+            if (text.at[i] >= '1' || count > 0) digits[count++] = text.at[i];
+    if (i < text.size) { /* an exponent past any sense stays past it */
+        const long written = strtol(text.at + i + 1, NULL, 10);
+        exponent += written > 1000 ? 1000 : written < -1000 ? -1000 : written;
+    }
+    while (count > 0 && digits[count - 1] == '0') {
+        count--;
+        exponent++;
+    }
+    if (count == 0) return value == 0;
+    if (text.at[0] == '-' || exponent < 0 || (long)count + exponent > 20) return false;
+    digits[count] = '\0';
+    const int zeros = (int)exponent;
+    (void)snprintf(wanted, sizeof wanted, "%llu", (unsigned long long)value);
+    const size_t length = strlen(wanted);
+    return length == count + (size_t)zeros && memcmp(wanted, digits, count) == 0 &&
+           strspn(wanted + count, "0") == (size_t)zeros;
+}
+
 /* S-10.2 (e), second half: every tensor of a shard is in `weight_map` with that shard; `total_size`
  * is the sum of the bytes of all tensors. */
 static ternfmt_class ternfmt__check_shard_tensors(const ternfmt_model *model, const ternfmt_index *index,
@@ -2256,8 +2278,7 @@ static ternfmt_class ternfmt__check_shard_tensors(const ternfmt_model *model, co
                                      t->name, index->shards[f]);
             sum += t->end - t->begin;
         }
-    if (total != 0 && (!ternfmt__is_digits(json, total) ||
-                       ternfmt__integer(ternfmt__text(json, total)) != sum))
+    if (total != 0 && !ternfmt__number_is(ternfmt__text(json, total), sum))
         return ternfmt__fail(error, TERNFMT_INDEX, "`total_size` is not the sum of the tensors, %llu",
                              (unsigned long long)sum);
     return TERNFMT_OK;
@@ -2430,12 +2451,12 @@ static ternfmt_class ternfmt__refuse_link(const char *path, ternfmt_error *error
     return TERNFMT_OK;
 }
 
-/* S-10.2 (c): INDEX if there is no such file. */
+/* S-10.2 (c): INDEX for what is not a regular file, links followed. */
 static ternfmt_class ternfmt__map_shard(const char *path, ternfmt_bytes *bytes, ternfmt_error *error) {
     struct stat status;
-    if (stat(path, &status) == 0 ? S_ISDIR(status.st_mode)
+    if (stat(path, &status) == 0 ? !S_ISREG(status.st_mode)
                                  : errno == ENOENT || errno == ENOTDIR || errno == ELOOP)
-        return ternfmt__fail(error, TERNFMT_INDEX, "the shard %.255s does not exist", path);
+        return ternfmt__fail(error, TERNFMT_INDEX, "there is no shard %.255s", path);
     return ternfmt__map(path, bytes, error);
 }
 
@@ -2482,7 +2503,7 @@ static ternfmt_class ternfmt__open_index(ternfmt_model *model, const char *path,
     return outcome;
 }
 
-/* What a folder offers (S-7.7). */
+/* What a folder offers: regular files, links followed (S-7.7). */
 typedef struct ternfmt__candidates {
     unsigned indexes, files;
     char name[TERNFMT_NAME_MAX + 1]; /* the index, or else the file, that was seen last */
@@ -2494,9 +2515,9 @@ static void ternfmt__consider(ternfmt__candidates *found, const char *folder, co
     struct stat status;
     if (!is_index && !ternfmt__ends_in(name, ".safetensors")) return;
     char *path = ternfmt__path(folder, strlen(folder), name);
-    const bool is_folder = path != NULL && stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+    const bool is_file = path != NULL && stat(path, &status) == 0 && S_ISREG(status.st_mode);
     free(path);
-    if (is_folder) return;
+    if (!is_file) return;
     if (is_index) found->indexes++;
     else found->files++;
     if (is_index || found->indexes == 0)
@@ -2539,15 +2560,15 @@ static ternfmt_class ternfmt__check_config_file(const ternfmt_model *model, cons
     return outcome;
 }
 
-static ternfmt_class ternfmt__open_folder(ternfmt_model *model, const char *folder,
-                                          ternfmt_read_as read_as, bool strict_links,
+/* A folder is a whole model, whatever its files are called (S-7.2). */
+static ternfmt_class ternfmt__open_folder(ternfmt_model *model, const char *folder, bool strict_links,
                                           ternfmt_error *error) {
     ternfmt__candidates found;
     TERNFMT__TRY(ternfmt__choose(&found, folder, error));
     char *path = ternfmt__path(folder, strlen(folder), found.name);
     if (path == NULL) return ternfmt__no_memory(error);
     ternfmt_class outcome = found.indexes == 1 ? ternfmt__open_index(model, path, strict_links, error)
-                                               : ternfmt__open_file(model, path, read_as, error);
+                                               : ternfmt__open_file(model, path, TERNFMT_WHOLE, error);
     free(path);
     if (outcome != TERNFMT_OK) return outcome;
     outcome = ternfmt__check_config_file(model, folder, error);
@@ -2562,7 +2583,7 @@ ternfmt_class ternfmt_open_path(ternfmt_model *model, const char *path, ternfmt_
     memset(error, 0, sizeof *error);
     if (stat(path, &status) != 0) return ternfmt__system_error(error, path);
     if (S_ISDIR(status.st_mode))
-        return ternfmt__open_folder(model, path, read_as, strict_links, error);
+        return ternfmt__open_folder(model, path, strict_links, error);
     if (ternfmt__ends_in(path, ".safetensors.index.json"))
         return ternfmt__open_index(model, path, strict_links, error);
     return ternfmt__open_file(model, path, read_as, error);

@@ -198,7 +198,8 @@ static const struct { const char *wanted, *document, *tensors, *data; } document
     {"METADATA", ENTRY("[1,1]", ",\"low_rank\":2"), PAIR, ONE},
     {"FEATURE", ENTRY("[1,1]", ",\"low_rank\":1"), PAIR, ONE},
     {"METADATA", DOC("\"tensors\":{\"w\":" W "},\"digests\":{\"header\":\"0\"}"), PAIR, ONE},
-    {"METADATA", DOC("\"tensors\":{},\"producer\":\"me\""), "", ""},
+    {"OK", DOC("\"tensors\":{},\"producer\":\"me\",\"digests\":{\"x\":1}"), "", ""},
+    {"JSON", "\xef\xbb\xbf{}", "", ""},
     {"NAME", DOC("\"tensors\":{\"w\":" W ",\"w_plane3\":" W "}"), PAIR, ONE},
     {"NAME", DOC("\"tensors\":{\"w\":" W "}"), PAIR ",\"w_plane2\":" U8_("1", "0", "2", "2"), ONE},
     {"NAME", DOC("\"tensors\":{\"w \":" W "}"), PAIR, ONE},
@@ -371,6 +372,12 @@ static void test_shards(void) {
     expect(open_two(MAP(""), &a, &b, &error), "OK", "two shards", &error);
     expect(open_two(MAP(",\"metadata\":{\"total_size\":3}"), &a, &b, &error), "OK", "total_size", &error);
     expect(open_two(MAP(",\"metadata\":{\"total_size\":4}"), &a, &b, &error), "INDEX", "total_size", &error);
+    expect(open_two(MAP(",\"metadata\":{\"total_size\":0.030E+2}"), &a, &b, &error), "OK", "0.030E+2", &error);
+    expect(open_two(MAP(",\"metadata\":{\"total_size\":30e-1}"), &a, &b, &error), "OK", "30e-1", &error);
+    expect(open_two(MAP(",\"metadata\":{\"total_size\":-3}"), &a, &b, &error), "INDEX", "-3", &error);
+    expect(open_two(MAP(",\"metadata\":{\"total_size\":3e999999999999999999999}"), &a, &b, &error), "INDEX",
+           "an exponent past sense", &error);
+    expect(open_two(MAP(",\"metadata\":{\"total_size\":\"3\"}"), &a, &b, &error), "INDEX", "a string", &error);
     expect(open_two(MAP(",\"metadata\":[]"), &a, &b, &error), "INDEX", "metadata", &error);
     expect(open_two(MAP(",\"x\":1,\"x\":1"), &a, &b, &error), "DUPLICATE", "the index repeats a key", &error);
     expect(open_two(MAP(""), &a, &other, &error), "METADATA", "different entries", &error);
@@ -417,6 +424,8 @@ static void test_folder(void) {
            "a shard by its name", &error);
     expect(open_path("folder/m-00001-of-00002.safetensors", TERNFMT_WHOLE, false, &error), "SCALE",
            "a shard as a whole", &error);
+    expect(open_path("folder", TERNFMT_AUTO, false, &error), "SCALE",
+           "a folder is a whole model, whatever its file is called", &error);
     write_file("folder/m.safetensors.index.json", index, sizeof index - 1);
     expect(open_path("folder", TERNFMT_AUTO, false, &error), "INDEX", "a missing shard", &error);
     write_file("m-target", b.bytes, b.size);

@@ -18,7 +18,19 @@ INLINE_BYTES = 16 << 10
 """A larger file is kept as a recipe."""
 
 _RUN = re.compile(rb"(.)\1{63,}", re.DOTALL)
-_SIGNS = {"+": "plus", "/": "slash", "\\": "backslash", ":": "colon", "=": "", "^": "", "*": "star"}
+_SPELLED = [  # what would be lost in a file name
+    (r"(?<=['\"]) | (?=['\"])", " space "),
+    (r"(?<![a-z])'|'(?![a-z])|\"", " quote "),
+    (r"\[\]", " empty array "),
+    (r"\{\}", " empty object "),
+    (r"\[\[", " array in array "),
+    (r"\[(?=[^-\d])|\[(?=-?\d+\])", " array of "),
+    (r"(?<![\w.])-(?=[\dI.])", " minus "),
+    (r"\+", " plus "),
+    (r"/", " slash "),
+    (r"\\", " backslash "),
+    (r":(?! )", " colon "),
+]
 
 Recipe = dict[str, dict[str, Any]]
 
@@ -89,10 +101,10 @@ class Collector:
 
 def slug(title: str) -> str:
     """A file name from a title: lower case, words joined by hyphens."""
-    text = "".join(_SIGNS.get(character, character) for character in title)
-    text = re.sub(r"(?<![\w.])-(?=[\d.])", "minus-", text)
-    text = re.sub(r"[^a-z0-9._]+", "-", text.lower()).strip("-.")
-    return text or "empty"
+    text = "".join(c if c.isascii() else f" u{ord(c):04x} " for c in title)
+    for pattern, words in _SPELLED:
+        text = re.sub(pattern, words, text)
+    return re.sub(r"[^a-z0-9._]+", "-", text.lower()).strip("-.")
 
 
 def sparse(data: bytes) -> dict[str, Any]:
