@@ -35,6 +35,7 @@ class TernaryQuantizer(DiffusersQuantizer):  # type: ignore[misc]
     """
 
     quantization_config: TernaryConfig
+    pre_quantized: bool
     use_keep_in_fp32_modules = True
 
     def __init__(self, quantization_config: TernaryConfig, **kwargs: Any) -> None:
@@ -45,6 +46,7 @@ class TernaryQuantizer(DiffusersQuantizer):  # type: ignore[misc]
         self._quantize: QuantizeOnLoad | None = None
         self._parts: dict[str, Part] = {}
         self._device_map: Any = None
+        self._torch_dtype: torch.dtype | None = None
         self._model: Any = None
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
@@ -57,6 +59,11 @@ class TernaryQuantizer(DiffusersQuantizer):  # type: ignore[misc]
                 "device_map puts layers on disk, where diffusers leaves the dense weights: convert the model first "
                 "(`ternfmt convert SRC DST`) and load the result"
             )
+
+    def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype | None:
+        """Note the dtype the model gets; from_single_file does not build it in that dtype."""
+        self._torch_dtype = torch_dtype
+        return torch_dtype
 
     def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[str]) -> list[str]:
         """Read the files' headers; from here on, what they hold counts."""
@@ -76,24 +83,27 @@ class TernaryQuantizer(DiffusersQuantizer):  # type: ignore[misc]
     ) -> None:
         """Put ternary layers into the model, which is on the meta device."""
         self._model = model
-        compute_dtype = self.quantization_config.compute_dtype
+        compute_dtype = self.quantization_config.compute_dtype or self._torch_dtype
         if self._single_file is not None:
             assert state_dict is not None
             self._single_file.place(model, state_dict, compute_dtype)
         elif self._file is not None:
             swap_in_empty(model, self._file, compute_dtype)
         else:
-            self._quantize = QuantizeOnLoad(model, self.quantization_config, keep_in_fp32_modules)
+            self._quantize = QuantizeOnLoad(model, self.quantization_config, compute_dtype, keep_in_fp32_modules)
 
     def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Check codes and scales of a file that diffusers has mapped; place scales and factors."""
-        if not self.pre_quantized:
-            return state_dict
-        if self._file is None:  # from_single_file comes here first
-            self._single_file = SingleFile(state_dict)
+        if self.pre_quantized and self._file is None:  # from_single_file, which comes here first
+            self._single_file = SingleFile.of(state_dict)
+            if self._single_file is None:
+                self.pre_quantized = False
+                return state_dict
             self._open([self._single_file.path])
             assert self._file is not None
             return self._single_file.stand_ins(state_dict, self._file)
+        if self._file is None:
+            return state_dict
         for name in [name for name in state_dict if name in self._parts]:
             part = self._parts[name]
             value = checked_copy(state_dict[name], part, self._file)

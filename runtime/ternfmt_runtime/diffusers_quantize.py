@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import ternfmt
@@ -26,8 +27,15 @@ class QuantizeOnLoad:
             first and last layers and embeddings, is small and sensitive, and stays dense.
     """
 
-    def __init__(self, model: nn.Module, config: TernaryConfig, keep_in_float32: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TernaryConfig,
+        compute_dtype: torch.dtype | None,
+        keep_in_float32: Sequence[str],
+    ) -> None:
         self._config = config
+        self._compute_dtype = compute_dtype
         self._held = places(model)
         linears = {
             f"{name}.weight": module
@@ -55,7 +63,7 @@ class QuantizeOnLoad:
             group_size=self._config.group_size,
             name=name,
         )
-        dtype = self._config.compute_dtype or linear.weight.dtype
+        dtype = self._compute_dtype or linear.weight.dtype
         swap(self._held, linear, TernaryLinear.from_ternary(tensor, linear.bias, compute_dtype=dtype, device=device))
 
     def sizes(self) -> dict[str, Any]:

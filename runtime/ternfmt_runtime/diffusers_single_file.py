@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ternfmt import Model, TernaryTensor
 from ternfmt.check import check_ternary
-from ternfmt.names import used_suffixes
+from ternfmt.names import SCALE_SUFFIXES, used_suffixes
 
 from .diffusers_load import misfit
 from .linear import TernaryLinear
@@ -29,14 +29,26 @@ class SingleFile:
         path: the file.
     """
 
-    def __init__(self, state_dict: dict[str, Tensor]) -> None:
-        if not isinstance(state_dict, Checkpoint):
-            raise ValueError(
-                "from_single_file was given a state dict, which does not say what its ternary tensors are: "
-                "give the path of the safetensors file"
-            )
-        self.path = state_dict.path
+    def __init__(self, path: str) -> None:
+        self.path = path
         self._rows = RowIds()
+
+    @classmethod
+    def of(cls, state_dict: dict[str, Tensor]) -> SingleFile | None:
+        """The file behind a state dict, if it is ternary; None if it is dense.
+
+        Raises:
+            ValueError: ternary tensors without a file that describes them.
+        """
+        if isinstance(state_dict, Checkpoint):
+            return cls(state_dict.path)
+        for name in state_dict:
+            if f"{name}{SCALE_SUFFIXES[0]}" in state_dict:
+                raise ValueError(
+                    f"{name!r} is ternary, but nothing says what its shape is: give from_single_file the path of the "
+                    "safetensors file, with its metadata, in place of a state dict"
+                )
+        return None
 
     def stand_ins(self, state_dict: dict[str, Tensor], file: Model) -> dict[str, Tensor]:
         """The state dict with row ids in place of ternary tensors."""

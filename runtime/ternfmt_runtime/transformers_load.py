@@ -91,7 +91,27 @@ def place_layers(
 def mark_initialized(layer: TernaryLinear) -> None:
     """Keep transformers from drawing the layer's tensors at random, which fails for codes."""
     for tensor in (*layer.parameters(), *layer.buffers()):
-        tensor._is_hf_initialized = True  # type: ignore[union-attr]
+        setattr(tensor, "_is_hf_initialized", True)  # noqa: B010 - mypy refuses the assignment
+
+
+def check_biases(model: Any) -> None:
+    """Check that no ternary layer's bias was missing.
+
+    transformers leaves it uninitialised, because it leaves the whole layer alone.
+
+    Raises:
+        LoadError: one was.
+    """
+    missing = [
+        f"missing: '{name}.bias', {list(module.bias.shape)}, of a layer whose weight is there"
+        for name, module in model.named_modules()
+        if isinstance(module, TernaryLinear)
+        and module.bias is not None
+        and not module.bias.is_meta
+        and not getattr(module.bias, "_is_hf_initialized", False)
+    ]
+    if missing:
+        raise LoadError(str(model.config.name_or_path), missing)
 
 
 def check_loaded(placed: Mapping[str, Placed], file: Model) -> None:
@@ -164,7 +184,7 @@ def _meta_layer(
     layer = layer_class(name)(
         linear.in_features,
         linear.out_features,
-        linear.bias is not None,
+        bias=False,
         planes=info.planes,
         group_size=info.group_size,
         low_rank=info.low_rank,
@@ -173,6 +193,7 @@ def _meta_layer(
         compute_dtype=compute_dtype,
         device="meta",
     )
+    layer.register_parameter("bias", linear.bias)
     mark_initialized(layer)
     return layer
 

@@ -16,7 +16,7 @@ from .checkpoint import open_checkpoint, refuse_ternary
 from .config import QuantMethod, TernaryConfig
 from .linear import TernaryLinear
 from .swap import dequantize_
-from .transformers_load import Placed, check_loaded, place_layers
+from .transformers_load import Placed, check_biases, check_loaded, place_layers
 from .transformers_save import make_metadata
 
 
@@ -60,14 +60,14 @@ class TernaryHfQuantizer(HfQuantizer):  # type: ignore[misc]
         return weight_conversions
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
-        """What a stored tensor is cast to: in ternary layers, the dtype that the layer has ready.
+        """What a stored tensor is cast to: what belongs to a ternary one keeps the file's dtype.
 
         transformers would cast the scales of modules that it keeps in float32.
         """
         module, _, tensor = converter.target_patterns[0].rpartition(".")
-        if module in self._placed:
-            return getattr(self._placed[module].layer, tensor).dtype  # type: ignore[no-any-return]
-        return super().get_new_dtype(converter, param, dtype)  # type: ignore[no-any-return]
+        if module in self._placed and tensor != "bias":
+            return getattr(self._placed[module].layer, tensor).dtype
+        return super().get_new_dtype(converter, param, dtype)
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
         """Whether a dense weight is to be quantised as it arrives."""
@@ -79,6 +79,7 @@ class TernaryHfQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         """Check what was loaded; the files are closed afterwards."""
+        check_biases(model)
         if self._file is None:
             if "disk" in getattr(model, "hf_device_map", {}).values():
                 raise ValueError(

@@ -21,7 +21,6 @@ from .load import LoadError
 from .swap import places, swap, why_not_swappable
 from .transformers_load import mark_initialized
 
-
 _logger = logging.get_logger(__name__)
 
 

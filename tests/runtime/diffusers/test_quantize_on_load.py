@@ -68,23 +68,6 @@ def test_the_saved_model_says_how_it_was_made(flux_class, dense_folder, tmp_path
     assert_same(flux_class.from_pretrained(tmp_path), model)
 
 
-def test_pipeline_quantization_config(dense_folder, make_pipeline, flux_class, tmp_path) -> None:
-    from diffusers import DiffusionPipeline
-    from diffusers.quantizers import PipelineQuantizationConfig
-
-    make_pipeline(flux_class.from_pretrained(dense_folder)).save_pretrained(tmp_path)
-    settings = {"method": "planes", "planes": 2}
-    for config in (
-        PipelineQuantizationConfig(quant_mapping={"transformer": TernaryConfig(**settings)}),
-        PipelineQuantizationConfig(
-            quant_backend="ternfmt", quant_kwargs=settings, components_to_quantize=["transformer"]
-        ),
-    ):
-        pipeline = DiffusionPipeline.from_pretrained(tmp_path, quantization_config=config)
-        assert len(ternary_names(pipeline.transformer)) == TERNARY
-        assert pipeline.transformer.transformer_blocks[0].attn.to_q.planes == 2
-
-
 def test_a_weight_that_is_not_finite_is_named(flux_class, dense_folder, tmp_path) -> None:
     model = flux_class.from_pretrained(dense_folder)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -131,8 +132,6 @@ def test_a_bad_weight_is_named(dense: Callable[..., Path], tmp_path: Path, caplo
 
 
 def test_a_ternary_file_is_not_quantised_again(ternary: Callable[..., Path], tmp_path: Path) -> None:
-    import json
-
     folder = ternary("llama")
     config = json.loads((folder / "config.json").read_text())
     del config["quantization_config"]

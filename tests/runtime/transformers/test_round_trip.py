@@ -22,7 +22,6 @@ import ternfmt
 from ternfmt.canonicalize import canonicalize
 from ternfmt.encode.convert import Settings
 from ternfmt_runtime import TernaryLinear, load_into
-
 from tests.runtime.transformers.conftest import MODELS, check_layers, run, same_bytes
 
 T5 = Settings(exclude=("shared.weight", "*relative_attention_bias.weight"))
