@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ternfmt import Model
 
+from .checkpoint import open_checkpoint, refuse_ternary
 from .config import QuantMethod, TernaryConfig
 from .diffusers_load import Part, check_complete, checked_copy, device_of, find_parts, swap_in_empty
 from .diffusers_quantize import QuantizeOnLoad
@@ -22,7 +23,6 @@ from .diffusers_save import make_metadata
 from .diffusers_single_file import SingleFile
 from .linear import TernaryLinear
 from .swap import dequantize_
-from .transformers_load import open_checkpoint, refuse_ternary
 
 
 class TernaryQuantizer(DiffusersQuantizer):  # type: ignore[misc]

@@ -18,8 +18,6 @@ from ternfmt.names import DOWN_SUFFIX, used_suffixes
 
 from .arrays import to_tensor
 from .casting import layer_class
-from .checkpoint import open_checkpoint as open_checkpoint
-from .checkpoint import refuse_ternary as refuse_ternary
 from .linear import TernaryLinear
 from .load import LoadError
 from .swap import Places, places, swap, why_not_swappable

@@ -11,7 +11,7 @@ from ..container import DTYPES, Span
 from ..limits import K_MAX
 from .weights import WEIGHT_DTYPES
 
-_EMBEDDING = re.compile(r"embed|^wte$|^wpe$|^lm_head$")
+_EMBEDDING = re.compile(r"embed|^wte$|^wpe$|^shared$|^relative_attention_bias$|^lm_head$")
 _NORM = re.compile(r"norm|^ln(_|\d|$)", re.IGNORECASE)
 
 

@@ -12,7 +12,6 @@ ORDERS = [
     "import ternfmt_runtime; from diffusers import FluxPipeline",
     "import ternfmt_runtime; import transformers.quantizers.auto",
     "import diffusers.quantizers.auto, peft; import ternfmt_runtime",
-    "import transformers.quantizers.auto; import ternfmt_runtime",
 ]
 
 CHECK = """

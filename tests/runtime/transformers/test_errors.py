@@ -152,8 +152,8 @@ def test_shape_differs(ternary: Callable[..., Path], tmp_path: Path) -> None:
 
 
 def test_not_a_linear(dense: Callable[..., Path], tmp_path: Path) -> None:
-    """T5's embeddings are not named so: `ternfmt convert` takes them for linear layers."""
-    convert(plan_conversion(dense("t5"), Settings()), tmp_path / "t")
+    """An embedding that the user made ternary."""
+    convert(plan_conversion(dense("t5"), Settings(include=("shared.weight",))), tmp_path / "t")
     with pytest.raises(LoadError, match=r"'shared' is a Embedding; only nn\.Linear.*convert again with --exclude"):
         AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "t")
 

@@ -25,11 +25,10 @@ from ternfmt.encode.convert import Settings
 from ternfmt_runtime import TernaryConfig, TernaryLinear
 from tests.runtime.transformers.conftest import run, same_bytes
 
-T5 = Settings(exclude=("shared.weight", "*relative_attention_bias.weight"))
 CASES = {
     "llama": (AutoModelForCausalLM, TernaryConfig(), Settings()),
     "bert": (AutoModel, TernaryConfig(method="absmean", group_size=16), Settings("absmean", group_size=16)),
-    "t5": (AutoModelForSeq2SeqLM, TernaryConfig(method="planes", planes=2), Settings("planes", exclude=T5.exclude)),
+    "t5": (AutoModelForSeq2SeqLM, TernaryConfig(method="planes", planes=2), Settings("planes")),
 }
 
 

@@ -21,12 +21,10 @@ from ternfmt_runtime import LoadError, TernaryConfig, TernaryLinear
 from tests.runtime.transformers.conftest import check_layers, run
 from tests.runtime.transformers.test_errors import NAME, copy_with, tamper
 
-T5 = Settings(exclude=("shared.weight", "*relative_attention_bias.weight"))
-
 
 def test_1_scales_are_not_cast(ternary: Callable[..., Path]) -> None:
     """T5 asks for float32 in `wo`, scales included, when it is loaded in float16."""
-    folder = ternary("t5", T5)
+    folder = ternary("t5", Settings())
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float16)
     check_layers(model, folder)
     layer = model.encoder.block[0].layer[1].DenseReluDense
@@ -57,7 +55,7 @@ def test_2_weight_and_scale_in_different_shards(
 
 def test_4_t5_does_not_cast_activations_to_bytes(ternary: Callable[..., Path]) -> None:
     """It casts them to the dtype of `wo.weight`, unless that is int8."""
-    model = AutoModelForSeq2SeqLM.from_pretrained(ternary("t5", T5))
+    model = AutoModelForSeq2SeqLM.from_pretrained(ternary("t5", Settings()))
     layer = model.encoder.block[0].layer[1].DenseReluDense
     assert layer.wo.weight.dtype == torch.int8
     assert model.state_dict()["encoder.block.0.layer.1.DenseReluDense.wo.weight"].dtype == torch.uint8
@@ -80,7 +78,7 @@ def test_4_other_casts_to_bytes_raise() -> None:
 def test_5_codes_are_not_drawn_at_random(kind: str, ternary: Callable[..., Path]) -> None:
     """Neither by the layer's parent, as T5's attention does."""
     model = {"llama": AutoModelForCausalLM, "t5": AutoModelForSeq2SeqLM}[kind].from_pretrained(
-        ternary(kind, T5 if kind == "t5" else Settings())
+        ternary(kind, Settings())
     )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.initialize_weights()

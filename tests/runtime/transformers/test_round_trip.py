@@ -24,7 +24,6 @@ from ternfmt.encode.convert import Settings
 from ternfmt_runtime import TernaryLinear, load_into
 from tests.runtime.transformers.conftest import MODELS, check_layers, run, same_bytes
 
-T5 = Settings(exclude=("shared.weight", "*relative_attention_bias.weight"))
 CASES = {
     "llama": (AutoModelForCausalLM, "llama", Settings(), 14, {}),
     "llama-tied": (AutoModelForCausalLM, "llama", Settings(), 14, {"tie_word_embeddings": True}),
@@ -32,8 +31,8 @@ CASES = {
     "llama-f32": (AutoModelForCausalLM, "llama", Settings(scale_dtype="F32"), 14, {}),
     "llama-bf16": (AutoModelForCausalLM, "llama", Settings(), 14, {"dtype": torch.bfloat16}),
     "bert": (AutoModel, "bert", Settings(), 13, {}),
-    "t5": (AutoModelForSeq2SeqLM, "t5", T5, 36, {}),
-    "t5-f16": (AutoModelForSeq2SeqLM, "t5", T5, 36, {"dtype": torch.float16}),
+    "t5": (AutoModelForSeq2SeqLM, "t5", Settings(), 36, {}),
+    "t5-f16": (AutoModelForSeq2SeqLM, "t5", Settings(), 36, {"dtype": torch.float16}),
 }
 
 
@@ -181,7 +180,7 @@ def test_compiles_without_graph_breaks(ternary: Callable[..., Path]) -> None:
 
 
 def test_t5_feed_forward_compiles_without_graph_breaks(ternary: Callable[..., Path]) -> None:
-    layer = AutoModelForSeq2SeqLM.from_pretrained(ternary("t5", T5)).encoder.block[0].layer[1]
+    layer = AutoModelForSeq2SeqLM.from_pretrained(ternary("t5", Settings())).encoder.block[0].layer[1]
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     x = torch.randn(2, 3, 32)
     torch.testing.assert_close(compiled(x), layer(x))
