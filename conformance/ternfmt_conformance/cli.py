@@ -1,4 +1,4 @@
-"""``ternfmt conformance run``, ``report`` and ``list``."""
+"""``ternfmt conformance run``, ``report``, ``list`` and ``explore``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ternfmt.cli.output import print_json, print_table
 
 from .command import parse_command
 from .corpus import Corpus, load_corpus
+from .explore import action as explore
 from .levels import LEVELS, levels_up_to
 from .locate import find_vectors
 from .outcome import Result
@@ -27,6 +28,7 @@ examples:
   ternfmt conformance run --impl "node my-reader.mjs" --level R2 --report out/
   ternfmt conformance run --impl ./my-reader --one-shot
   ternfmt conformance report a/report.json b/report.json --out both/
+  ternfmt conformance explore --impl "node my-reader.mjs" --budget 60
 
 PROTOCOL.md says what an implementation speaks. Exit codes: 0 every MUST case run is exact or an expected failure,
 1 some is not, or the testee or the corpus is at fault, 2 usage.
@@ -65,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_vectors(report_parser)
     list_parser = _add_action(actions, "list", "list the cases of the corpus", list_action)
     _add_selection(list_parser)
+    explore.add_arguments(_add_action(actions, "explore", explore.SUMMARY, explore.explore_action))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -68,8 +68,13 @@ def differences(path: Path, logical: Logical) -> list[str]:
             ("metadata", logical.metadata, metadata),
             ("ancillary key", logical.ancillary, model.document.ancillary),
         ):
-            found += [f"{what} {key!r}: differs" for key in asked if json.dumps(asked[key]) != json.dumps(got.get(key))]
+            found += [f"{what} {key!r}: differs" for key in asked if _text(asked[key]) != _text(got.get(key))]
     return found
+
+
+def _text(value: Any) -> str:
+    """A JSON value as text: the order of keys does not matter, 1 is neither true nor 1.0."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _parts(tensor: Tensor) -> tuple[Any, ...]:

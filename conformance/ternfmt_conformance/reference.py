@@ -93,7 +93,8 @@ def product(x: npt.NDArray[np.float64], tensor: TernaryTensor) -> npt.NDArray[np
             weights = codes.astype(np.float64)
             for g, start in enumerate(range(0, tensor.k, group)):
                 columns = slice(start, start + group)
-                y[:, rows] += (x[:, columns] @ weights[:, columns].T) * scale[rows, g]
+                with np.errstate(invalid="ignore"):  # NaN or infinity in x is NaN or infinity in y
+                    y[:, rows] += (x[:, columns] @ weights[:, columns].T) * scale[rows, g]
     if tensor.low_rank is not None:
         down, up = (factor.astype(np.float64) for factor in (tensor.low_rank.down, tensor.low_rank.up))
         y += (x @ down.T) @ up.T

@@ -22,11 +22,7 @@ from ternfmt.writer import stored_parts
 from .driver import SPEC_FEATURES
 from .files.raw import RawFile, Tensor
 from .logical import Tensor as LogicalTensor
-
-try:
-    from hypothesis import strategies as st
-except ImportError as error:
-    raise ImportError(f"{__name__} needs Hypothesis: pip install 'ternfmt[conformance]'") from error
+from .optional import st
 
 SCALE_DTYPES = [DTYPES[name] for name in ("F16", "BF16", "F32")]
 INDEX = "model.safetensors.index.json"
@@ -100,8 +96,9 @@ def models(
     draw: st.DrawFn, features: Collection[str] = SPEC_FEATURES, round_scales: bool = False
 ) -> dict[str, LogicalTensor]:
     """Up to four ternary and dense tensors by name; arguments as for `ternary_tensors`."""
-    names = [draw(st.sampled_from("abcd")) + f".{i}.weight" for i in range(draw(st.integers(0, 4)))]
-    return {name: draw(st.one_of(ternary_tensors(features, round_scales), dense_arrays())) for name in names}
+    tensors = st.one_of(ternary_tensors(features, round_scales), dense_arrays())
+    drawn = draw(st.lists(st.tuples(st.sampled_from("abcd"), tensors), max_size=4))
+    return {f"{letter}.{i}.weight": tensor for i, (letter, tensor) in enumerate(drawn)}
 
 
 @st.composite
@@ -131,7 +128,9 @@ def raw_files(draw: st.DrawFn, tensors: Mapping[str, LogicalTensor]) -> RawFile:
 
 
 @st.composite
-def valid_files(draw: st.DrawFn, tensors: Mapping[str, LogicalTensor], features: Collection[str] = ()) -> bytes:
+def valid_files(
+    draw: st.DrawFn, tensors: Mapping[str, LogicalTensor], features: Collection[str] = SPEC_FEATURES
+) -> bytes:
     """A valid file of these tensors, in any order, with any white space, escapes and padding.
 
     Args:
@@ -198,8 +197,7 @@ def entry_of(tensor: TernaryTensor) -> dict[str, Any]:
 
 
 def _reorder(value: dict[str, Any], keys: Collection[str]) -> None:
-    items = {key: value[key] for key in keys}
-    value.clear()
+    items = {key: value.pop(key) for key in keys if key in value}
     value.update(items)
 
 

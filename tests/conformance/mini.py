@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ternfmt_conformance.corpus import CASES, MANIFEST, Corpus, load_corpus, make_manifest
-from tests.format.raw import features, plain, poke
+from ternfmt_conformance.files.raw import features, plain, poke
 
 CODES = np.array([[1, 0, -1, 1, -1], [1, -1, 1, 0, 1]], dtype=np.int8)
 SCALE = np.array([1.0, 0.5], dtype="<f2")

@@ -16,13 +16,13 @@ import ternfmt
 from ternfmt_conformance import python_adapter
 from ternfmt_conformance.command import parse_command
 from ternfmt_conformance.corpus import Corpus
+from ternfmt_conformance.files.raw import features
 from ternfmt_conformance.levels import LEVELS
 from ternfmt_conformance.outcome import Outcome
 from ternfmt_conformance.python_adapter import Rejected
 from ternfmt_conformance.reference import product
 from tests.conformance import mini
 from tests.conformance.conftest import RunFake
-from tests.format.raw import features
 
 REFERENCE = "ternfmt_conformance.reference:Reference"
 

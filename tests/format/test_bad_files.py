@@ -10,10 +10,10 @@ import pytest
 
 import ternfmt
 from ternfmt import FormatError, Kind
-from tests.format.bad_documents import DOCUMENT_CASES
-from tests.format.bad_headers import HEADER_CASES, Case
-from tests.format.bad_models import MODEL_CASES
-from tests.format.bad_tensors import TENSOR_CASES
+from ternfmt_conformance.files.bad_documents import DOCUMENT_CASES
+from ternfmt_conformance.files.bad_headers import HEADER_CASES, Case
+from ternfmt_conformance.files.bad_models import MODEL_CASES
+from ternfmt_conformance.files.bad_tensors import TENSOR_CASES
 
 CASES = [*HEADER_CASES, *DOCUMENT_CASES, *TENSOR_CASES]
 SPEC = Path(__file__).parents[2].joinpath("SPEC.md").read_text(encoding="utf-8")

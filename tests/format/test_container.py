@@ -23,7 +23,7 @@ from ternfmt.container import (
 )
 from ternfmt.limits import HEADER_MAX, INTEGER_MAX
 from ternfmt.strict_json import NonInteger
-from tests.format.raw import ITEM_BYTES
+from ternfmt_conformance.files.raw import ITEM_BYTES
 
 names = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=6)
 dtypes = st.sampled_from(sorted(ITEM_BYTES))

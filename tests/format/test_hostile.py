@@ -17,8 +17,8 @@ import ternfmt
 from ternfmt import FormatError, Kind, TernaryTensor
 from ternfmt.container import parse_header
 from ternfmt.metadata import parse_document
-from tests.format.raw import digested, features, plain
-from tests.format.strategies import random_tensor
+from ternfmt_conformance.files.raw import digested, features, plain
+from tests.format.random_tensors import random_tensor
 
 
 def contents(path: Path) -> dict[str, tuple]:

@@ -9,8 +9,8 @@ import pytest
 
 import ternfmt
 from ternfmt import FormatError, Kind
-from tests.format.bad_models import MODEL_CASES, ONE, TWO, ModelCase, two_shards
-from tests.format.raw import DROP, declare, document, entry, features, plain, put
+from ternfmt_conformance.files.bad_models import MODEL_CASES, ONE, TWO, ModelCase, two_shards
+from ternfmt_conformance.files.raw import DROP, declare, document, entry, features, plain, put
 
 
 @pytest.mark.parametrize("case", MODEL_CASES, ids=lambda case: f"{case.kind}: {case.name}")

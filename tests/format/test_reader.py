@@ -13,7 +13,7 @@ import pytest
 
 import ternfmt
 from ternfmt import FormatError, Kind, TensorInfo, TernaryTensor
-from tests.format.raw import RawFile, Tensor, features, plain, tensor
+from ternfmt_conformance.files.raw import RawFile, Tensor, features, plain, tensor
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ import ternfmt
 from ternfmt import FormatError, Kind
 from ternfmt.limits import GROUP_MULTIPLE, INTEGER_MAX, K_MAX, PLANES_MAX, RANK_MAX
 from ternfmt.metadata import FEATURES
-from tests.format import strategies
-from tests.format.bad_documents import DOCUMENT_CASES
-from tests.format.bad_headers import Case
-from tests.format.test_valid_files import GOOD, Good
+from ternfmt_conformance import strategies
+from ternfmt_conformance.files.bad_documents import DOCUMENT_CASES
+from ternfmt_conformance.files.bad_headers import Case
+from ternfmt_conformance.files.good import GOOD, Good
 
 SCHEMA = json.loads(Path(__file__).parents[2].joinpath("ternfmt-metadata.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

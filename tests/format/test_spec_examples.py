@@ -14,8 +14,8 @@ import safetensors
 import ternfmt
 from ternfmt import FormatError, TernaryTensor
 from ternfmt.pack import pack
-from tests.format.raw import ITEM_BYTES, RawFile, Tensor, header_digest_text, sha256
-from tests.format.reference import Decoder, Forbidden
+from ternfmt_conformance.files.decode import Decoder, Forbidden
+from ternfmt_conformance.files.raw import ITEM_BYTES, RawFile, Tensor, header_digest_text, sha256
 
 SPEC = Path(__file__).parents[2].joinpath("SPEC.md").read_text(encoding="utf-8")
 APPENDIX = SPEC[SPEC.index("## Appendix B.") :]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ternfmt import FormatError, Kind, strict_json
 from ternfmt.strict_json import NonInteger, canonical, decode_utf8, parse_object
-from tests.format.strategies import json_values
+from ternfmt_conformance.strategies import json_values
 
 
 def parse(text: str, framed: bool = True) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from ternfmt import LowRank, Plane, TernaryTensor, concatenate_rows
 from ternfmt.pack import pack
-from tests.format.strategies import SCALE_DTYPES, random_tensor, ternary_tensors
+from ternfmt_conformance.strategies import SCALE_DTYPES, ternary_tensors
+from tests.format.random_tensors import random_tensor
 
 f32 = np.float32
 
@@ -46,12 +47,14 @@ def dequantize_slowly(tensor: TernaryTensor) -> np.ndarray:
 @given(ternary_tensors())
 @settings(max_examples=60)
 def test_dequantize_follows_the_spec_bit_for_bit(tensor: TernaryTensor) -> None:
-    expected = dequantize_slowly(tensor)
+    with np.errstate(over="ignore"):
+        expected = dequantize_slowly(tensor)
     assert tensor.dequantize().tobytes() == expected.tobytes()
     for dtype in (np.float16, ml_dtypes.bfloat16):
         result = tensor.dequantize(dtype)
         assert (result.dtype, result.shape) == (np.dtype(dtype), tensor.shape)
-        assert result.tobytes() == expected.astype(dtype).tobytes()
+        with np.errstate(over="ignore"):
+            assert result.tobytes() == expected.astype(dtype).tobytes()
 
 
 def one_row(codes: list[list[int]], scales: list[float], dtype: Any = np.float32) -> TernaryTensor:
@@ -94,7 +97,7 @@ def test_slicing_rows_commutes_with_dequantize(tensor: TernaryTensor, data: st.D
     assert np.shares_memory(rows.codes, tensor.codes)
 
 
-@given(ternary_tensors(low_rank=False), st.data())
+@given(ternary_tensors(features=["group-scale", "planes"]), st.data())
 @settings(max_examples=60)
 def test_concatenating_rows_commutes_with_dequantize(tensor: TernaryTensor, data: st.DataObject) -> None:
     cuts = sorted({0, tensor.n, data.draw(st.integers(0, tensor.n)), data.draw(st.integers(0, tensor.n))})

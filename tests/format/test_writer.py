@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 import ternfmt
 from ternfmt import FormatError, Kind, Plane, TernaryTensor, Writer
 from ternfmt.writer import entry_of, make_document, stored_parts
-from tests.format import strategies
-from tests.format.raw import ITEM_BYTES, header_digest_text, sha256
-from tests.format.strategies import random_tensor
+from ternfmt_conformance import strategies
+from ternfmt_conformance.files.raw import ITEM_BYTES, header_digest_text, sha256
+from tests.format.random_tensors import random_tensor
 
 ROOT = Path(__file__).parents[2]
 

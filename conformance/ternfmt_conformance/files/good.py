@@ -7,10 +7,11 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from ternfmt.limits import HEADER_MAX, INTEGER_MAX
 
-from .bad_headers import first, in_string, nested, value_of
+from .bad_headers import first, in_string, nested
 from .raw import (
     DROP,
     ITEM_BYTES,
@@ -106,6 +107,13 @@ def reversed_data(raw: RawFile) -> None:
     raw.tensors = dict(reversed(raw.tensors.items()))
 
 
+def in_reverse(value: dict[str, Any]) -> None:
+    """Let the members of an object stand in the opposite order."""
+    members = list(reversed(value.items()))
+    value.clear()
+    value.update(members)
+
+
 def as_safetensors_writes(raw: RawFile) -> None:
     """Widest dtypes first, ties by name; compact JSON; padding to a multiple of 8."""
     raw.tensors = dict(sorted(raw.tensors.items(), key=lambda item: (-ITEM_BYTES[item[1].dtype], item[0])))
@@ -136,6 +144,7 @@ CONTAINER = [
         header(lambda value: value.update({"__metadata__": value.pop("__metadata__")})),
     ),
     Good("data in other order", "S-1.14", reversed_data, features),
+    Good("header's order is not that of the data", "S-1.14", header(in_reverse), features),
     Good("8 spaces more", "S-1.14", setting(extra_padding=8)),
     Good("4 spaces more", "S-1.14", setting(extra_padding=4)),
     Good("no padding", "S-1.4", both(without("b"), without("w_scale"), without("w"), document(tensors={}),
@@ -162,9 +171,9 @@ CONTAINER = [
     *(Good(f"dense {dtype}", "S-1.9", put_first("d", dtype, [2, 4])) for dtype in ITEM_BYTES),
     *(Good(f"dense {dtype} of rank 0", "S-1.13", put_first("d", dtype, [])) for dtype in ("F32", "C64")),
     *(
-        Good(f"dense {shape}", "S-1.13", put_first("d", "F64", shape))
-        for shape in ([0], [3, 0], [0, 2**40], [1] * 32)
+        Good(f"dense {shape}", "S-1.13", put_first("d", "F64", shape)) for shape in ([0], [3, 0], [0, 2**40])
     ),
+    Good("dense of rank 32", "S-1.8", put_first("d", "F64", [1] * 32)),
     Good("largest dimension beside zeros", "S-1.10", both(put("d", "U8", [0]), info("d", shape=[0, 1, INTEGER_MAX]))),
     Good("two zero-size tensors in one place", "S-1.11", both(put("d", "U8", [0]), put("e", "U8", [0]))),
     Good("zero-size tensor between two others", "S-1.11", both(without("b"), put_first("d", "F32", [0]),

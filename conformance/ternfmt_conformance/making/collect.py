@@ -17,10 +17,11 @@ VERSION = "1.0"
 INLINE_BYTES = 16 << 10
 """A larger file is kept as a recipe."""
 
-_RUN = re.compile(rb"(.)\1{63,}", re.DOTALL)
+_RUN = re.compile(rb"(.)\1{63}", re.DOTALL)
 _SPELLED = [  # what would be lost in a file name
-    (r"(?<=['\"]) | (?=['\"])", " space "),
-    (r"(?<![a-z])'|'(?![a-z])|\"", " quote "),
+    (r"(?<= ['\"]) | (?=['\"]$)", " space "),
+    (r"(?<=[a-z])'(?=[a-z])", ""),
+    (r"['\"]", " quote "),
     (r"\[\]", " empty array "),
     (r"\{\}", " empty object "),
     (r"\[\[", " array in array "),
@@ -117,9 +118,11 @@ def sparse(data: bytes) -> dict[str, Any]:
             writes.append({"offset": str(offset), "hex": unit.hex(), **times})
 
     position = 0
-    for run in _RUN.finditer(data):
+    while run := _RUN.search(data, position):
         add(position, data[position : run.start()])
-        add(run.start(), run[1], run.end() - run.start())
-        position = run.end()
+        rest = data[run.start() :]
+        length = len(rest) - len(rest.lstrip(run[1]))
+        add(run.start(), run[1], length)
+        position = run.start() + length
     add(position, data[position:])
     return {"size": str(len(data)), "writes": writes}

@@ -10,7 +10,7 @@ from typing import Any
 
 from ternfmt_conformance.files.bad_documents import DOCUMENT_CASES, TEXT
 from ternfmt_conformance.files.bad_headers import HEADER_CASES, Case
-from ternfmt_conformance.files.bad_tensors import TENSOR_CASES
+from ternfmt_conformance.files.bad_tensors import ORDER, TENSOR_CASES
 from ternfmt_conformance.files.decode import Decoder
 from ternfmt_conformance.files.good import CONTAINER, METADATA, VALUES, Good
 from ternfmt_conformance.files.raw import features
@@ -112,6 +112,8 @@ def _rules(case: Case, level: str) -> list[str]:
     rules = [case.rule]
     if case in TEXT:  # the rules of the header's text apply to the document's
         rules.append({"JSON": "S-1.4", "ENCODING": "S-1.3", "DUPLICATE": "S-1.6"}[case.kind.value])
+    if case in ORDER:
+        rules += ["S-10.1", "S-10.5"]
     if case.name == "private feature":
         rules.append("S-13.3")
     return rules

@@ -297,3 +297,43 @@ def test_row_ids_survive_what_converters_do(make_tensor: Callable[..., TernaryTe
         ids.resolve(first.T)
     with pytest.raises(ValueError, match="low-rank"):
         ids.resolve(torch.cat([first, ids.stand_in(make_tensor(2, 12, 35))]))
+
+
+def bfl_control_lora() -> dict[str, torch.Tensor]:
+    """Rank 2 under BFL's names; diffusers' converter wants it for all of FLUX.1-dev's 19 and 38 blocks."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, (n, k) in {**LINEARS, **DENSE, "img_in": (WIDTH, 16)}.items():
+        kind, _, rest = name.partition(".0.")
+        count = {"double_blocks": 19, "single_blocks": 38}.get(kind, 1)
+        for i in range(count):
+            block = f"{kind}.{i}.{rest}" if count > 1 else name
+            state[f"{block}.lora_A.weight"] = torch.randn(2, k, generator=generator) / 50
+            state[f"{block}.lora_B.weight"] = torch.randn(n, 2, generator=generator) / 50
+    for i in range(38):
+        for norm in NORMS:
+            state[norm.replace(".0.", f".{i}.")] = torch.ones(128)
+    return state
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+def test_pitfall_3_a_bfl_control_lora(make_pipeline, flux_class, bfl, config) -> None:
+    model = flux_class.from_single_file(str(bfl), config=config, quantization_config=TernaryConfig())
+    layers = model.transformer_blocks[0].attn.to_k, model.single_transformer_blocks[0].proj_mlp
+    x = torch.randn(2, WIDTH)
+    base = [layer(x) for layer in layers]
+    state = bfl_control_lora()
+    expected = []
+    for name, rows in (
+        ("double_blocks.0.img_attn.qkv", slice(WIDTH, 2 * WIDTH)),
+        ("single_blocks.0.linear1", slice(3 * WIDTH, None)),
+    ):
+        a, b = state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"]
+        expected.append(x @ a.T @ b[rows].T)
+    make_pipeline(model).load_lora_weights(dict(state))
+    layers = model.transformer_blocks[0].attn.to_k, model.single_transformer_blocks[0].proj_mlp
+    for layer, before, delta in zip(layers, base, expected, strict=True):
+        assert isinstance(layer.base_layer, TernaryLinear)
+        torch.testing.assert_close(layer(x), before + delta)
+    assert model.x_embedder.in_features == 16
