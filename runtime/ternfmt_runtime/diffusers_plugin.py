@@ -145,7 +145,7 @@ class TernaryQuantizer(DiffusersQuantizer):  # type: ignore[misc]
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         """Check that nothing is missing; record the config; the file is closed afterwards."""
-        self._model = None
+        self._model = self._single_file = self._quantize = None
         check_complete(model)
         if self._file is not None:
             self._file.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import ternfmt
 import ternfmt_runtime
+from tests.runtime.diffusers import wide
 
 CONFIG = {
     "patch_size": 1,
@@ -108,3 +111,23 @@ def _make_pipeline(transformer: Any) -> Any:
 @pytest.fixture(scope="session")
 def make_pipeline() -> Callable[[Any], Any]:
     return _make_pipeline
+
+
+@pytest.fixture(scope="session")
+def wide_tensors() -> dict[str, Any]:
+    return wide.make_tensors()
+
+
+@pytest.fixture(scope="session")
+def wide_file(wide_tensors: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("wide") / "flux.safetensors"
+    ternfmt.save(path, wide_tensors)
+    return path
+
+
+@pytest.fixture(scope="session")
+def wide_config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of its config.json."""
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "config.json").write_text(json.dumps(wide.CONFIG))
+    return str(folder)

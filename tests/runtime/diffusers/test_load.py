@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import ml_dtypes
@@ -113,6 +114,8 @@ def test_compute_dtype_is_kept(flux_class, dense_folder) -> None:
 def test_pitfall_2_a_weight_and_its_scale_in_different_shards(
     flux_class, folder, tmp_path, monkeypatch, assert_same, parallel
 ) -> None:
+    from ternfmt_runtime.diffusers_plugin import TernaryQuantizer
+
     model = flux_class.from_pretrained(folder)
     model.save_pretrained(tmp_path, max_shard_size="10KB")
     index = json.loads((tmp_path / "diffusion_pytorch_model.safetensors.index.json").read_text())["weight_map"]
@@ -120,7 +123,15 @@ def test_pitfall_2_a_weight_and_its_scale_in_different_shards(
     assert apart
     if parallel:
         monkeypatch.setattr("diffusers.models.modeling_utils.HF_ENABLE_PARALLEL_LOADING", True)
+    threads = set()
+    place = TernaryQuantizer.maybe_update_state_dict
+    monkeypatch.setattr(
+        TernaryQuantizer,
+        "maybe_update_state_dict",
+        lambda self, state: threads.add(threading.get_ident()) or place(self, state),
+    )
     assert_same(flux_class.from_pretrained(tmp_path), model)
+    assert (threading.get_ident() not in threads) == parallel
 
 
 @pytest.mark.parametrize(

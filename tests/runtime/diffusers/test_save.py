@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -104,3 +105,14 @@ def test_state_dict_into_a_plain_dict(flux_class, folder: Path) -> None:
     with pytest.warns(FutureWarning):
         given = model.state_dict({}, "", False)
     assert given.keys() == model.state_dict().keys()
+
+
+def test_a_copy_is_independent(flux_class, folder, tmp_path, assert_same) -> None:
+    """As training scripts make for a moving average."""
+    model = flux_class.from_pretrained(folder)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.proj_out.bias += 1
+    twin.save_pretrained(tmp_path)
+    assert_same(flux_class.from_pretrained(tmp_path), twin)
+    assert not torch.equal(model.proj_out.bias, twin.proj_out.bias)
