@@ -23,7 +23,8 @@ def main() -> None:
     corpus = write_corpus(root)
     levels = Counter(case["level"] for case in corpus.cases)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-    print(f"{len(corpus.cases)} cases, {len(corpus.files)} files, {size} bytes in {root}: {dict(sorted(levels.items()))}")
+    print(f"{len(corpus.cases)} cases, {len(corpus.files)} files, {size} bytes in {root}")
+    print(dict(sorted(levels.items())))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def test_reading_and_writing_a_canonical_file_changes_no_byte(path: Path, tensor
 
 @given(with_file(lambda tensors: st.tuples(valid_files(tensors), valid_files(tensors))))
 @settings(max_examples=40)
-def test_two_files_of_one_model_have_equal_values_and_canonical_tensors(path: Path, drawn: Any) -> None:
+def test_two_files_of_one_model_have_equal_values(path: Path, drawn: Any) -> None:
     tensors, files = drawn
     for file in files:
         path.write_bytes(file)
@@ -132,7 +132,9 @@ def test_unknown_ancillary_keys_survive(path: Path, raw: RawFile, unknown: dict[
         assert {key: value[key] for key in unknown} == unknown
 
 
-@given(models().flatmap(raw_files), st.text(st.characters(exclude_categories=["Cs"])).filter(lambda f: f not in FEATURES))
+@given(
+    models().flatmap(raw_files), st.text(st.characters(exclude_categories=["Cs"])).filter(lambda f: f not in FEATURES)
+)
 @settings(max_examples=40)
 def test_an_unknown_required_feature_fails(path: Path, raw: RawFile, feature: str) -> None:
     raw.document["required"].append(feature)
@@ -224,7 +226,18 @@ def recording() -> Iterator[list[str]]:
         _opened = None
 
 
-HOSTILE_NAMES = ["../secret", "/etc/hostname", "a/../../secret", "..", ".", "", "sub/x", "..\\secret", "C:secret", "~/x"]
+HOSTILE_NAMES = [
+    "../secret",
+    "/etc/hostname",
+    "a/../../secret",
+    "..",
+    ".",
+    "",
+    "sub/x",
+    "..\\secret",
+    "C:secret",
+    "~/x",
+]
 
 
 @given(
@@ -247,10 +260,12 @@ def test_whatever_the_index_says_only_plain_names_in_its_folder_are_opened(
         place.write_bytes(plain().build())
     (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
     with recording() as opened:
+        kind = None
         try:
             ternfmt.validate(folder)
         except FormatError as error:
-            assert error.kind in (Kind.PATH, Kind.INDEX)
+            kind = error.kind
+        assert kind in (None, Kind.PATH, Kind.INDEX)
     assert str(folder / INDEX) in opened
     plain_names = {str(folder / name) for name in ("model.safetensors", INDEX)}
     assert {name for name in opened if Path(name).is_absolute()} <= {str(folder), *plain_names}

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.meta.mutant import Mutant
 from ternfmt_conformance.corpus import Case, Corpus, load_corpus
 from ternfmt_conformance.judge import Verdict, judge, make_request
 from ternfmt_conformance.outcome import Outcome
 from ternfmt_conformance.python_adapter import answer
 from ternfmt_conformance.recipe import make_files
 from ternfmt_conformance.reference import Reference
+from tests.meta.mutant import Mutant
 
 VECTORS = Path(__file__).parents[2] / "conformance" / "vectors"
 LARGE_BYTES = 64 << 20
@@ -48,7 +48,7 @@ class Bench:
         return judge(case, answer(Reference(), {"id": 0, **request}), case.expect, VECTORS, out)
 
     def killer(self, mutant: Mutant, cases: list[Case]) -> tuple[Case, Verdict] | None:
-        """The first case of the mutant's rule that finds out; cases that are about this rule first of all come first."""
+        """The first case of the rule that finds out; cases that are mainly about this rule come first."""
         cases = sorted(cases, key=lambda case: (case.rules.index(mutant.rule), case.recipe is not None))
         with mutant.change():
             for case in cases:

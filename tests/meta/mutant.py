@@ -1,8 +1,8 @@
 """Deliberately wrong implementations: the reference with one small change each."""
 
 from __future__ import annotations
-
 import __future__ as future
+
 import importlib
 import inspect
 import sys

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
-from tests.meta.mutant import Change, Mutant, both, constant, edit, replace, skip
 from ternfmt.container import DTYPES
 from ternfmt.errors import FormatError, Kind
+from tests.meta.mutant import Change, Mutant, both, constant, edit, replace, skip
 
 CONTAINER = "ternfmt.container"
 JSON = "ternfmt.strict_json"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,11 @@ def ask(driver: Driver, question: Question, path: Path, scratch: Path, timeout: 
     """Ask. Whatever the implementation does ends up in the answer."""
     request, out = make_request(question, path, scratch)
     try:
-        answer = driver.ask(request, timeout, fresh=False).value
+        answer = said(driver.ask(request, timeout, fresh=False).value, question, out)
     except Fault as fault:
-        return Said(fault.outcome.value, detail=fault.detail)
-    return said(answer, question, out)
+        answer = Said(fault.outcome.value, detail=fault.detail)
+    folder = path if path.is_dir() else path.parent
+    return replace(answer, detail=answer.detail.replace(f"{folder}{os.sep}", "").replace(str(folder), "."))
 
 
 def said(answer: Mapping[str, Any], question: Question, out: Path) -> Said:

@@ -20,6 +20,9 @@ from .raw import (
     header,
     metadata,
     plain,
+    put,
+    put_first,
+    without,
 )
 
 
@@ -118,9 +121,13 @@ REQUIRED = [
 
 SHAPE = [
     *(
+        Case(f"logical shape {value!r}", "S-2.4", Kind.METADATA, both(entry(shape=value), put("w", "U8", [2, 1])))
+        for value in ([2], [2, 0], [2, True])
+    ),
+    *(
         Case(f"logical shape {value!r}"[:48], "S-2.4", Kind.METADATA, entry(shape=value))
         for value in (
-            *(None, 10, "2,5", [], [10], [0, 5], [2, 0], [2, -5], [2, "5"], [2, True], [[2, 5]]),
+            *(None, 10, "2,5", [], [10], [0, 5], [2, -5], [2, "5"], [[2, 5]]),
             *([2, 5] + [1] * 31, [2, 2**24], [2, 2**12, 2**12], [2**30, 2**23], [INTEGER_MAX, 2]),
         )
     ),
@@ -141,16 +148,35 @@ FEATURE_KEYS = [
     Case(f"{key} {value!r}", rule, Kind.METADATA, entry(**{key: value}), features)
     for key, rule, values in [
         ("group_size", "S-5.2", (None, 0, -16, 8, 17, 2**24, "16", True, [16])),
-        ("planes", "S-5.3", (None, 0, 1, 5, "2", True)),
-        ("low_rank", "S-5.4", (None, 0, -1, 19, "1", True)),
+        ("planes", "S-5.3", (None, 0, 1, "2", True)),
+        ("low_rank", "S-5.4", (None, -1, 19, "1", True)),
     ]
     for value in values
 ] + [
+    # All tensors are there that these entries call for.
+    Case(
+        "planes 5",
+        "S-5.3",
+        Kind.METADATA,
+        both(
+            entry(planes=5),
+            *(put_first(f"w_plane{p}_scale", "F16", [2, 2]) for p in (3, 4, 5)),
+            *(put(f"w_plane{p}", "U8", [2, 5]) for p in (3, 4, 5)),
+        ),
+        features,
+    ),
+    Case(
+        "low_rank 0",
+        "S-5.4",
+        Kind.METADATA,
+        both(entry(low_rank=0), put_first("w_lowrank_down", "F16", [0, 18]), put_first("w_lowrank_up", "F16", [2, 0])),
+        features,
+    ),
     Case("group_size 16.0", "S-5.2", Kind.METADATA, document_text('"group_size": 16', '"group_size": 16.0'), features),
 ]
 
 FORM = [
-    Case("tensors absent", "S-2.3", Kind.METADATA, document(tensors=DROP)),
+    Case("tensors absent", "S-2.3", Kind.METADATA, both(document(tensors=DROP), without("w"), without("w_scale"))),
     Case("tensors array", "S-2.3", Kind.METADATA, document(tensors=[])),
     Case("tensors null", "S-2.3", Kind.METADATA, document(tensors=None)),
     *(
@@ -174,6 +200,8 @@ FORM = [
             document(tensors={"v": {"@": 1}, "w": {"@@": 1}}),
             document_text('{"@": 1}', '{"shape": [2, 5], "encoding": "int2", "error": "0.25"}'),
             document_text('{"@@": 1}', '{"shape": [2, 5], "encoding": "int2", "error": 0.25}'),
+            put_first("v_scale", "F16", [2]),
+            put("v", "U8", [2, 2]),
         ),
     ),
     Case(

@@ -64,14 +64,22 @@ MORE = declare("v", shape=[1, 1], encoding="int2")
 PART_CASES = [
     PartCase("shard read as a whole", "S-7.2", Kind.SCALE, opened(ONE), {"read_as": "whole"}),
     PartCase(
-        "whole file called like a shard, read as a whole", "S-7.2", Kind.METADATA, single(ONE, MORE), {"read_as": "whole"}
+        "whole file called like a shard, read as a whole",
+        "S-7.2",
+        Kind.METADATA,
+        single(ONE, MORE),
+        {"read_as": "whole"},
     ),
     PartCase("folder whose one file is a shard", "S-7.2", Kind.METADATA, lambda: _folder_of(single(ONE, MORE))),
     *(
         PartCase(f"file called {name} is no shard", "S-7.2", Kind.METADATA, single(name, MORE))
         for name in (
             *("model.safetensors", "model-0001-of-0002.safetensors", "model-000001-of-000002.safetensors"),
-            *("model-00001-of-00002.safetensors.safetensors", "model-00001-of-00002.bin", "model_00001-of-00002.safetensors"),
+            *(
+                "model-00001-of-00002.safetensors.safetensors",
+                "model-00001-of-00002.bin",
+                "model_00001-of-00002.safetensors",
+            ),
             *("model-00001-of-00002.SAFETENSORS", "model-\u0661\u0661\u0661\u0661\u0661-of-00002.safetensors"),
         )
     ),
@@ -80,7 +88,9 @@ PART_CASES = [
     PartCase("shard with padding", "S-3.5", Kind.PADDING, opened(ONE, shard(ONE, poke("w", 1, b"\x07")))),
     PartCase("shard with a scale of another shape", "S-4.1", Kind.SCALE, single(TWO, put("w_scale", "F16", [2, 1]))),
     PartCase("shard with codes of another shape", "S-3.3", Kind.METADATA, single(ONE, put("w", "U8", [2, 3]))),
-    PartCase("shard with a plane that is not called for", "S-6.1", Kind.NAME, single(ONE, put("w_plane2", "U8", [2, 2]))),
+    PartCase(
+        "shard with a plane that is not called for", "S-6.1", Kind.NAME, single(ONE, put("w_plane2", "U8", [2, 2]))
+    ),
     PartCase("shard with undeclared codes", "S-6.3", Kind.METADATA, single(ONE, document(tensors={}))),
     PartCase(
         "shard whose scales have two dtypes",
@@ -89,10 +99,16 @@ PART_CASES = [
         single(ONE, _two_scales, base=features),
         features=ALL,
     ),
-    PartCase("shard, derived name of an absent tensor over-long", "S-6.2", Kind.NAME,
-             single(ONE, declare("v" * 250, shape=[1, 1], encoding="int2"))),
+    PartCase(
+        "shard, derived name of an absent tensor over-long",
+        "S-6.2",
+        Kind.NAME,
+        single(ONE, declare("v" * 250, shape=[1, 1], encoding="int2")),
+    ),
     *(
-        PartCase(f"absent tensor: {what}", "S-2.4", Kind.METADATA, lambda changes=changes: absent(**changes), features=ALL)
+        PartCase(
+            f"absent tensor: {what}", "S-2.4", Kind.METADATA, lambda changes=changes: absent(**changes), features=ALL
+        )
         for what, changes in {
             "K over the cap": {"shape": [1, 2**24]},
             "K over the cap in two dimensions": {"shape": [1, 2**12, 2**12]},
@@ -101,19 +117,45 @@ PART_CASES = [
             "dimension of 0": {"shape": [0, 5]},
         }.items()
     ),
-    PartCase("absent tensor: rank over K", "S-5.4", Kind.METADATA,
-             lambda: absent(shape=[2, 3, 2], low_rank=7), features=ALL),
-    PartCase("digest of a tensor that is in no shard", "S-8.4", Kind.METADATA,
-             opened(".", shard(ONE, document(digests={"tensors": {"v": "0" * 64}})))),
-    PartCase("digest in the other shard differs", "S-8.1", Kind.DIGEST,
-             opened(".", shard(ONE, document(digests={"tensors": {"w_scale": "0" * 64}}))), {"digests": True}),
-    PartCase("header digest of the second shard differs", "S-8.2", Kind.DIGEST,
-             opened(".", shard(TWO, document(encoder={"method": "Exact"})), base=digested_shards), {"digests": True}),
-    PartCase("features listed in the other shards alone", "S-10.2", Kind.FEATURE, opened(
-        ".", lambda model: model.shards["model-00002-of-00003.safetensors"].document.update(required=[]),
-        base=three_shards)),
-    PartCase("feature of a later shard unknown", "S-5.1", Kind.FEATURE, opened(
-        ".", shard(TWO, document(required=["example.org/rotation"])))),
+    PartCase(
+        "absent tensor: rank over K", "S-5.4", Kind.METADATA, lambda: absent(shape=[2, 3, 2], low_rank=7), features=ALL
+    ),
+    PartCase(
+        "digest of a tensor that is in no shard",
+        "S-8.4",
+        Kind.METADATA,
+        opened(".", shard(ONE, document(digests={"tensors": {"v": "0" * 64}}))),
+    ),
+    PartCase(
+        "digest in the other shard differs",
+        "S-8.1",
+        Kind.DIGEST,
+        opened(".", shard(ONE, document(digests={"tensors": {"w_scale": "0" * 64}}))),
+        {"digests": True},
+    ),
+    PartCase(
+        "header digest of the second shard differs",
+        "S-8.2",
+        Kind.DIGEST,
+        opened(".", shard(TWO, document(encoder={"method": "Exact"})), base=digested_shards),
+        {"digests": True},
+    ),
+    PartCase(
+        "features listed in the other shards alone",
+        "S-10.2",
+        Kind.FEATURE,
+        opened(
+            ".",
+            lambda model: model.shards["model-00002-of-00003.safetensors"].document.update(required=[]),
+            base=three_shards,
+        ),
+    ),
+    PartCase(
+        "feature of a later shard unknown",
+        "S-5.1",
+        Kind.FEATURE,
+        opened(".", shard(TWO, document(required=["example.org/rotation"]))),
+    ),
 ]
 
 

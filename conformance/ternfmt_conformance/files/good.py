@@ -133,11 +133,13 @@ FOUR_PLANES = both(
     *(put_first(f"w_plane{p}_scale", "F16", [2, 2]) for p in (3, 4)),
     *(put(f"w_plane{p}", "U8", [2, 5]) for p in (3, 4)),
 )
-NAMES_BY_CODE_POINT = {"\uffff": "below", "\U00010000": "above", "\x7f": "/", "\u00e9\n\"\\": "\b\f\r\t\x00\x1f\u2028"}
+NAMES_BY_CODE_POINT = {"\uffff": "below", "\U00010000": "above", "\x7f": "/", '\u00e9\n"\\': "\b\f\r\t\x00\x1f\u2028"}
 
 CONTAINER = [
     Good("plain", "S-1.14", both()),
-    Good("other key order in tensors", "S-1.14", header(lambda value: value.update(b=dict(reversed(value["b"].items()))))),
+    Good(
+        "other key order in tensors", "S-1.14", header(lambda value: value.update(b=dict(reversed(value["b"].items()))))
+    ),
     Good(
         "tensors before metadata",
         "S-1.14",
@@ -147,8 +149,17 @@ CONTAINER = [
     Good("header's order is not that of the data", "S-1.14", header(in_reverse), features),
     Good("8 spaces more", "S-1.14", setting(extra_padding=8)),
     Good("4 spaces more", "S-1.14", setting(extra_padding=4)),
-    Good("no padding", "S-1.4", both(without("b"), without("w_scale"), without("w"), document(tensors={}),
-                                     header_bytes(lambda raw: raw.rstrip(b" ")))),
+    Good(
+        "no padding",
+        "S-1.4",
+        both(
+            without("b"),
+            without("w_scale"),
+            without("w"),
+            document(tensors={}),
+            header_bytes(lambda raw: raw.rstrip(b" ")),
+        ),
+    ),
     Good("header of 2^25 bytes", "S-1.2", header_bytes(lambda raw: raw.ljust(HEADER_MAX))),
     Good("white space in the header", "S-1.14", first(b"{", b"{\r\n\t    ")),
     Good("escaped name", "S-1.14", text('"b"', r'"\u0062"')),
@@ -159,7 +170,9 @@ CONTAINER = [
     Good("all escapes", "S-1.4", in_string(rb"\"\\\/\b\f\n\r\t\u0000\u00e9\uFFFF")),
     Good("UTF-8", "S-1.3", in_string("\u00e9\u20ac\U0001f600\ufeff\uffff".encode())),
     Good("DEL in a string", "S-1.4", in_string(b"\x7f")),
-    Good("keys equal but for case or form", "S-1.6", metadata(Format="x", **{"\u00e9": "composed", "e\u0301": "apart"})),
+    Good(
+        "keys equal but for case or form", "S-1.6", metadata(Format="x", **{"\u00e9": "composed", "e\u0301": "apart"})
+    ),
     Good("one key in two objects", "S-1.6", metadata(w="x", dtype="x", shape="x")),
     Good("longest name", "S-1.7", text('"b"', f'"{"b" * 255}"')),
     Good("every character of a name", "S-1.7", text('"b"', json.dumps("".join(map(chr, range(0x21, 0x7F)))))),
@@ -170,14 +183,15 @@ CONTAINER = [
     ),
     *(Good(f"dense {dtype}", "S-1.9", put_first("d", dtype, [2, 4])) for dtype in ITEM_BYTES),
     *(Good(f"dense {dtype} of rank 0", "S-1.13", put_first("d", dtype, [])) for dtype in ("F32", "C64")),
-    *(
-        Good(f"dense {shape}", "S-1.13", put_first("d", "F64", shape)) for shape in ([0], [3, 0], [0, 2**40])
-    ),
+    *(Good(f"dense {shape}", "S-1.13", put_first("d", "F64", shape)) for shape in ([0], [3, 0], [0, 2**40])),
     Good("dense of rank 32", "S-1.8", put_first("d", "F64", [1] * 32)),
     Good("largest dimension beside zeros", "S-1.10", both(put("d", "U8", [0]), info("d", shape=[0, 1, INTEGER_MAX]))),
     Good("two zero-size tensors in one place", "S-1.11", both(put("d", "U8", [0]), put("e", "U8", [0]))),
-    Good("zero-size tensor between two others", "S-1.11", both(without("b"), put_first("d", "F32", [0]),
-                                                               put_first("b", "F32", [2]))),
+    Good(
+        "zero-size tensor between two others",
+        "S-1.11",
+        both(without("b"), put_first("d", "F32", [0]), put_first("b", "F32", [2])),
+    ),
     Good("no dense tensors", "S-1.11", without("b")),
     Good("no tensors", "S-1.11", both(setting(tensors={}), document(tensors={}))),
 ]
@@ -200,15 +214,24 @@ METADATA = [
     Good("unknown keys", "S-2.5", both(document(note=[None, True, -1, {"x": "0.5"}]), entry(error="0.25"))),
     Good("ancillary keys of any form", "S-2.3", document(producer=1, source=None, encoder=[])),
     Good("unknown key in digests", "S-2.5", document(digests={"tensors": {}, "note": 1})),
-    Good("ancillary keys named like others", "S-2.5", both(document(shape=1, group_size=2), entry(version=2, required=3))),
+    Good(
+        "ancillary keys named like others", "S-2.5", both(document(shape=1, group_size=2), entry(version=2, required=3))
+    ),
     Good("largest and smallest integer", "S-2.3", document(note=[INTEGER_MAX, -INTEGER_MAX])),
     Good("numbers as text", "S-2.3", both(document(note="1.5"), document_text('"1.5"', '"-0 1.5 NaN"'))),
     Good("rank 3", "S-2.4", entry(shape=[2, 5, 1])),
     Good("rank 32", "S-2.4", entry(shape=[2] + [1] * 30 + [5])),
-    Good("tensors out of order", "S-10.5", both(
-        put_first("v_scale", "F16", [2]), put("v", "U8", [2, 2]),
-        lambda raw: raw.document.update(tensors={"w": raw.document["tensors"]["w"], "v": {"encoding": "int2", "shape": [2, 5]}}),
-    )),
+    Good(
+        "tensors out of order",
+        "S-10.5",
+        both(
+            put_first("v_scale", "F16", [2]),
+            put("v", "U8", [2, 2]),
+            lambda raw: raw.document.update(
+                tensors={"w": raw.document["tensors"]["w"], "v": {"encoding": "int2", "shape": [2, 5]}}
+            ),
+        ),
+    ),
     Good("plane 5 is no derived name", "S-6.1", put("w_plane5", "U8", [1])),
     Good("plane 1 is no derived name", "S-6.1", both(put("w_plane1", "U8", [1]), put("w_plane02", "U8", [1]))),
     Good("derived names of dense tensors", "S-6.1", put("b_plane2", "U8", [1])),
@@ -245,11 +268,16 @@ METADATA = [
         ),
         features,
     ),
-    Good("low-rank factors F32 beside scales F16", "S-5.4", both(
-        only("low_rank"),
-        put_first("w_lowrank_down", "F32", [1, 18]),
-        put_first("w_lowrank_up", "F32", [2, 1]),
-    ), features),
+    Good(
+        "low-rank factors F32 beside scales F16",
+        "S-5.4",
+        both(
+            only("low_rank"),
+            put_first("w_lowrank_down", "F32", [1, 18]),
+            put_first("w_lowrank_up", "F32", [2, 1]),
+        ),
+        features,
+    ),
     *(
         Good("features: " + ", ".join(keys), "S-5.5", only(*keys), features)
         for size in range(3)
@@ -270,8 +298,11 @@ VALUES = [
     Good("K = 7", "S-3.5", matrix(2, 7, b"\x31\x3d\xff\x1f")),
     Good("N = 1", "S-3.3", matrix(1, 5, b"\x71\x03")),
     Good("many rows", "S-3.3", matrix(300, 1, bytes([0, 1, 3] * 100))),
-    Good("every byte of valid codes", "S-3.1", matrix(
-        1, 324, bytes(b for b in range(256) if all(b >> lane & 3 != 2 for lane in (0, 2, 4, 6))))),
+    Good(
+        "every byte of valid codes",
+        "S-3.1",
+        matrix(1, 324, bytes(b for b in range(256) if all(b >> lane & 3 != 2 for lane in (0, 2, 4, 6)))),
+    ),
     Good("convolution", "S-3.4", both(matrix(2, 18, features().tensors["w"].data), entry(shape=[2, 2, 3, 3]))),
     Good("a row of zeros with scale 0", "S-4.4", both(poke("w_scale", 2, b"\0\0"), poke("w", 2, b"\0\0"))),
     Good("codes under scale 0", "S-4.4", poke("w_scale", 2, b"\0\0")),
@@ -289,7 +320,9 @@ VALUES = [
     Good("largest scale F32", "S-4.2", put("w_scale", "F32", [2], bytes.fromhex("ffff7f7f01000000"))),
     Good("largest scale BF16", "S-4.2", put("w_scale", "BF16", [2], bytes.fromhex("7f7f0100"))),
     *(
-        Good(f"scales and factors {dtype}: " + ", ".join(keys), "S-5.5", both(only(*keys), scale_dtype(dtype)), features)
+        Good(
+            f"scales and factors {dtype}: " + ", ".join(keys), "S-5.5", both(only(*keys), scale_dtype(dtype)), features
+        )
         for dtype in ("BF16", "F32")
         for size in range(1, 4)
         for keys in combinations(FEATURE_KEYS, size)
@@ -298,15 +331,28 @@ VALUES = [
     Good("NaN in dense tensors", "S-4.2", poke("b", 0, b"\0\0\xc0\x7f")),
     Good("digests", "S-8.3", both(), digested),
     Good("header digest alone", "S-8.2", both(), header_digested),
-    Good("digests of some tensors", "S-8.3", lambda raw: raw.document["digests"].update(
-        tensors={"b": raw.document["digests"]["tensors"]["b"]}, header=DROP) or raw.document["digests"].pop("header"),
-         digested),
+    Good(
+        "digests of some tensors",
+        "S-8.3",
+        lambda raw: (
+            raw.document["digests"].update(tensors={"b": raw.document["digests"]["tensors"]["b"]}, header=DROP)
+            or raw.document["digests"].pop("header")
+        ),
+        digested,
+    ),
     Good("digests, the data in another order", "S-8.2", lambda raw: reorder(raw), digested),
-    Good("digests, header with white space and escapes", "S-8.2",
-         both(first(b"{", b"{ \n"), first(b'"dtype"', rb'"\u0064type"')), digested),
+    Good(
+        "digests, header with white space and escapes",
+        "S-8.2",
+        both(first(b"{", b"{ \n"), first(b'"dtype"', rb'"\u0064type"')),
+        digested,
+    ),
     Good("header digest twice in the document", "S-8.2", repeated_digest),
-    Good("header digest over keys beyond ASCII", "S-8.2",
-         lambda raw: (raw.metadata.update(NAMES_BY_CODE_POINT), add_digests(raw))),
+    Good(
+        "header digest over keys beyond ASCII",
+        "S-8.2",
+        lambda raw: (raw.metadata.update(NAMES_BY_CODE_POINT), add_digests(raw)),
+    ),
     Good("digests, features", "S-8.1", lambda raw: add_digests(raw), features),
     Good("as safetensors writes", "S-1.14", as_safetensors_writes),
     Good("as safetensors writes, features", "S-1.14", as_safetensors_writes, features),

@@ -157,7 +157,9 @@ MODELS = [
     GoodModel("index nests 32 deep", "S-1.5", index_text('"metadata"', f'"note": {"[" * 31}{"]" * 31}, "metadata"')),
     GoodModel("number of 32 characters in the index", "S-1.5", index(note=int("1" * 32))),
     GoodModel("index of another name", "S-7.7", attributes(index_name="other.variant.safetensors.index.json")),
-    GoodModel("index wins over other files", "S-7.7", lambda model: model.shards.update({"other.safetensors": plain()})),
+    GoodModel(
+        "index wins over other files", "S-7.7", lambda model: model.shards.update({"other.safetensors": plain()})
+    ),
     GoodModel("folder called like a file", "S-7.7", attributes(others={"other.safetensors/note.txt": b"a folder\n"})),
     GoodModel(
         "folder called like an index",
@@ -187,7 +189,9 @@ MODELS = [
     GoodModel("config with Infinity", "S-7.8", lambda model: model.config.update(rope=float("inf"))),
     GoodModel("config with NaN", "S-7.8", lambda model: model.config.update(rope=float("nan"))),
     GoodModel(
-        "config of another method, the index named", "S-7.8", several(config(quant_method="gptq"), attributes(open=INDEX))
+        "config of another method, the index named",
+        "S-7.8",
+        several(config(quant_method="gptq"), attributes(open=INDEX)),
     ),
     GoodModel(
         "config of another method, the file named",
@@ -198,16 +202,16 @@ MODELS = [
     GoodModel(
         "later minor version in files and config",
         "S-7.8",
-        several(
-            *(shard(name, document(version="1.7")) for name in (ONE, TWO)), config(format_version="1.7")
-        ),
+        several(*(shard(name, document(version="1.7")) for name in (ONE, TWO)), config(format_version="1.7")),
     ),
     GoodModel(
         "minor versions differ, config states none",
         "S-7.6",
         several(shard(TWO, document(version="1.1", producer={"name": "other"})), config(format_version=DROP)),
     ),
-    GoodModel("shard with dense tensors only", "S-7.1", further("c.safetensors", dense_only(c=BIAS), c="c.safetensors")),
+    GoodModel(
+        "shard with dense tensors only", "S-7.1", further("c.safetensors", dense_only(c=BIAS), c="c.safetensors")
+    ),
     GoodModel("entry in the other shard's document alone", "S-7.1", shard(ONE, document(tensors={}))),
     GoodModel(
         "entries equal but for order and form",
@@ -261,11 +265,16 @@ SHARDS = [
         arguments={"digests": True},
     ),
     GoodModel("shard with scales of a further plane alone", "S-5.3", NOTHING, lambda: one_file(_scales_alone(), ONE)),
-    GoodModel("a name that only starts like a shard's", "S-7.2", NOTHING,
-              lambda: one_file(plain(), "-00001-of-00002.safetensors.safetensors")),
+    GoodModel(
+        "a name that only starts like a shard's",
+        "S-7.2",
+        NOTHING,
+        lambda: one_file(plain(), "-00001-of-00002.safetensors.safetensors"),
+    ),
     *(
-        GoodModel(f"part called {name}", "S-7.2", NOTHING, lambda name=name: one_file(_part(), name),
-                  arguments=arguments)
+        GoodModel(
+            f"part called {name}", "S-7.2", NOTHING, lambda name=name: one_file(_part(), name), arguments=arguments
+        )
         for name, arguments in [
             ("-00001-of-00002.safetensors", {}),
             ("x-99999-of-00000.safetensors", {}),

@@ -73,7 +73,11 @@ def add_budgets(corpus: Collector) -> None:
     _add(corpus, "header of 2^25 bytes that are not there", {"class": "HEADER_LEN"}, absent, 0, ["S-9.1", "S-1.2"])
     text = b'{"a":{"dtype":"U8","shape":[4294967296],"data_offsets":[0,4294967296]}}'.ljust(120)
     huge = struct.pack("<Q", len(text)) + text
-    for title, size in (("4 GiB and no document", 1 << 32), ("4 GiB and a byte", (1 << 32) + 1), ("4 GiB less a byte", (1 << 32) - 1)):
+    for title, size in (
+        ("4 GiB and no document", 1 << 32),
+        ("4 GiB and a byte", (1 << 32) + 1),
+        ("4 GiB less a byte", (1 << 32) - 1),
+    ):
         part = {"size": str(len(huge) + size), "writes": [{"offset": "0", "hex": huge.hex()}]}
         kind = "STRIPPED" if size == 1 << 32 else "LAYOUT"
         _add(corpus, f"data of {title}", {"class": kind}, part, 0, ["S-9.1", "S-1.11"])
@@ -85,7 +89,9 @@ def add_budgets(corpus: Collector) -> None:
                 budget=_budget(SIZE))  # fmt: skip
 
 
-def _add(corpus: Collector, title: str, expect: dict[str, str], part: dict[str, Any], header: int, rules: list[str]) -> None:
+def _add(
+    corpus: Collector, title: str, expect: dict[str, str], part: dict[str, Any], header: int, rules: list[str]
+) -> None:
     recipe: Recipe = {"hostile.safetensors": part}
     corpus.case(f"budget/{slug(title)}", title, "S", rules, "validate", expect, path="hostile.safetensors",
                 recipe=recipe, budget=_budget(header))  # fmt: skip

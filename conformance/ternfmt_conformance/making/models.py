@@ -63,12 +63,20 @@ def _place(corpus: Collector, path: str, model: Folder) -> dict[str, Any]:
     files = model.files()
     awkward = any(not name.isascii() or set(name) & set("$%~ ") for name in files)
     lower = {name.lower() for name in files}
-    if not model.links and not awkward and len(lower) == len(files) and max(map(len, files.values()), default=0) <= INLINE_BYTES:
+    if (
+        not model.links
+        and not awkward
+        and len(lower) == len(files)
+        and max(map(len, files.values()), default=0) <= INLINE_BYTES
+    ):
         for name, data in files.items():
             corpus.file(f"{path}/{name}", data)
         return {"path": path if model.open == "." else f"{path}/{model.open}"}
     recipe = {name: sparse(data) for name, data in files.items()}
-    return {"path": model.open, "recipe": {**recipe, **{name: {"link": target} for name, target in model.links.items()}}}
+    return {
+        "path": model.open,
+        "recipe": {**recipe, **{name: {"link": target} for name, target in model.links.items()}},
+    }
 
 
 __all__ = ["INDEX", "add_models"]

@@ -105,7 +105,9 @@ def add_products(corpus: Collector) -> None:
         _add(corpus, f"bounded: {title}", tensor, m, dtype, draw, ["S-12.2", "S-12.1"], bounded=True)
     for title, (tensor, dtype, poison, at) in POISONED.items():
 
-        def poisoned(rng: random.Random, count: int, poison: float = poison, at: int = at, k: int = tensor.k) -> Numbers:
+        def poisoned(
+            rng: random.Random, count: int, poison: float = poison, at: int = at, k: int = tensor.k
+        ) -> Numbers:
             x = small_integers(rng, count)
             x[at * k : (at + 1) * k] = [poison] * k
             return x
@@ -186,5 +188,3 @@ def _poisoned_dot(tensor: Ternary, x: Numbers, n: int) -> float:
             columns = range(g * size, min((g + 1) * size, k))
             total += scale[n * tensor.groups + g] * sum(codes[n * k + c] * x[c] for c in columns)
     return total
-
-

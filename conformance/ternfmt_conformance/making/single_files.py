@@ -162,7 +162,8 @@ def _add_good(corpus: Collector, good: Good, level: str) -> None:
     place = corpus.place(f"valid/{name}.safetensors", data)
     used = [feature for feature in ALL_FEATURES if feature in document["required"]]
     digests = True if "digests" in document and level == "R2" else None
-    corpus.case(f"valid/{name}", good.name, level, [good.rule], "validate", {"ok": True}, features=used,
+    rules = [good.rule, *(["S-6.3"] if "planes" in used else [])]
+    corpus.case(f"valid/{name}", good.name, level, rules, "validate", {"ok": True}, features=used,
                 digests=digests, **place)  # fmt: skip
     value_rules = [good.rule, "S-3.1", "S-3.3", "S-3.4"]
     corpus.case(f"describe/{name}", f"describe: {good.name}", "R2", value_rules, "describe",

@@ -48,17 +48,24 @@ def models() -> Mapping[str, tuple[str, Logical]]:
         ),
         "names whose order depends on how they are compared": (
             "S-11.3",
-            Logical(dict.fromkeys(("b", "B", "a", "a.b", "a-b", "aB", "~", "!", "a10", "a9", '"', "\\"), BIAS), PRODUCER),
+            Logical(
+                dict.fromkeys(("b", "B", "a", "a.b", "a-b", "aB", "~", "!", "a10", "a9", '"', "\\"), BIAS), PRODUCER
+            ),
         ),
         "zero-size tensors and scalars": (
             "S-11.3",
-            Logical({"z": tensor("F32", [0, 3]), "y": tensor("F32", [3, 0]), "s": bits("F32", [], 1), "b": BIAS}, PRODUCER),
+            Logical(
+                {"z": tensor("F32", [0, 3]), "y": tensor("F32", [3, 0]), "s": bits("F32", [], 1), "b": BIAS}, PRODUCER
+            ),
         ),
         "strings with every kind of escape": (
             "S-11.1",
             Logical(
                 {"w": PLAIN},
-                {**PRODUCER, "note": "\x00\x01\b\t\n\f\r\x1f \"\\/\x7f\x80\u00e9\u2028\ud7ff\ue000\uffff\U00010000\U0010ffff"},
+                {
+                    **PRODUCER,
+                    "note": '\x00\x01\b\t\n\f\r\x1f "\\/\x7f\x80\u00e9\u2028\ud7ff\ue000\uffff\U00010000\U0010ffff',
+                },
                 {"format": "pt", "\u00e9\n": "\U0001f600\x7f"},
             ),
         ),
@@ -74,7 +81,10 @@ def models() -> Mapping[str, tuple[str, Logical]]:
             "S-11.1",
             Logical(
                 {"w": PLAIN},
-                {**PRODUCER, "x": [None, True, False, 0, -1, 2**53 - 1, -(2**53) + 1, "", [], {}, [[{"b": 1, "a": [2]}]]]},
+                {
+                    **PRODUCER,
+                    "x": [None, True, False, 0, -1, 2**53 - 1, -(2**53) + 1, "", [], {}, [[{"b": 1, "a": [2]}]]],
+                },
             ),
         ),
         "all features": ("S-11.4", Logical({"w": random_ternary(11, (4, 35), 2, 16, 2)}, PRODUCER)),
@@ -92,7 +102,9 @@ def models() -> Mapping[str, tuple[str, Logical]]:
         **{
             f"scales {dtype}, factors {factors}": (
                 "S-4.1",
-                Logical({"w": random_ternary(20, (3, 9), planes=2, rank=2, dtype=dtype, factor_dtype=factors)}, PRODUCER),
+                Logical(
+                    {"w": random_ternary(20, (3, 9), planes=2, rank=2, dtype=dtype, factor_dtype=factors)}, PRODUCER
+                ),
             )
             for dtype, factors in (("F32", "F16"), ("F16", "BF16"), ("BF16", "F32"))
         },
