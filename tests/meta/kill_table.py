@@ -9,7 +9,7 @@ from ternfmt_conformance.rules import rule_order
 from tests.meta.in_process import bench, cases_of
 from tests.meta.mutant import Mutant
 
-TABLES = ("containers", "metadata")
+TABLES = ("containers", "metadata", "values", "models", "writers")
 
 
 def mutants() -> list[Mutant]:

@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 from ternfmt.errors import FormatError, Kind
-from tests.meta.mutant import Change, Mutant, constant, edit, replace, skip
+from ternfmt.names import codes_suffix, scale_suffix
+from tests.meta.mutant import Change, Mutant, both, constant, edit, replace, skip
 from tests.meta.wrong_containers import CONTAINER, PARSE
 
 METADATA = "ternfmt.metadata"
@@ -127,7 +128,11 @@ ENTRIES = [
     Mutant("S-5.2", "group size 0 is none", edit(f"{METADATA}:_optional_integer", ("if key not in entry:", "if key not in entry or (key == 'group_size' and entry[key] == 0):"))),
     Mutant("S-5.2", "groups that divide K only", afterwards(ENTRY, lambda entry: entry.k % (entry.group_size or entry.k))),
     Mutant("S-5.3", "one plane", edit(ENTRY, ('"planes", 2', '"planes", 1'))),
-    Mutant("S-5.3", "five planes", edit(ENTRY, ("PLANES_MAX", "5"))),
+    Mutant("S-5.3", "five planes", both(
+        edit(ENTRY, ("PLANES_MAX", "5")),
+        constant(f"{STRUCTURE}:CODES_SUFFIXES", tuple(map(codes_suffix, range(5)))),
+        constant(f"{STRUCTURE}:SCALE_SUFFIXES", tuple(map(scale_suffix, range(5)))),
+    )),
     Mutant("S-5.3", "three planes at most", edit(ENTRY, ("PLANES_MAX", "3"))),
     Mutant("S-5.4", "rank 0", edit(ENTRY, ('"low_rank", 1', '"low_rank", 0'))),
     Mutant("S-5.4", "rank past K", edit(ENTRY, ('"low_rank", 1, k', '"low_rank", 1, K_MAX'))),

@@ -30,11 +30,21 @@ OUT = Path("explored")
 EXPLORED_LEVELS = ("R0", "R1", "R2", "R3", "R4")
 """Levels that read; what writers write is compared by the corpus."""
 
+EPILOG = """\
+examples:
+  ternfmt conformance explore --impl "node my-reader.mjs"
+  ternfmt conformance explore --impl ./my-reader --one-shot --level R0 --examples 1000 --seed 7
+  ternfmt conformance explore --impl ./one --against ./other --budget 600 --out found/
+
+The first difference is shrunk and saved as a case of a corpus of its own. The same seed draws the same files.
+Exit codes: 0 no difference, 1 a difference, or an implementation did not start, 2 usage.
+"""
 SUMMARY = "look for files on which two implementations differ"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``explore``."""
+    parser.epilog = EPILOG
     parser.add_argument("--impl", required=True, metavar="COMMAND", help="as for run")
     parser.add_argument(
         "--against", default=REFERENCE, metavar="COMMAND", help="compare with this one (default: our reference)"

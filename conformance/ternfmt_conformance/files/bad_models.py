@@ -148,6 +148,7 @@ INDEX_TEXT = [
         ("has a second value", "S-7.3", Kind.JSON, attributes(index_bytes=lambda raw: raw + b"{}")),
         ("ends in NUL", "S-7.3", Kind.JSON, attributes(index_bytes=lambda raw: raw + b"\0")),
         ("holds NaN", "S-1.5", Kind.JSON, index_text("16", "NaN")),
+        ("nests 33 deep", "S-1.5", Kind.JSON, index_text('"metadata"', f'"note": {"[" * 32}{"]" * 32}, "metadata"')),
         ("nests 100,000 deep", "S-1.5", Kind.JSON, index_text("16", "[" * 100_000 + "]" * 100_000)),
         ("has 5,000 digits", "S-1.5", Kind.JSON, index_text("16", "1" * 5000)),
         ("names a tensor twice", "S-1.6", Kind.DUPLICATE, index_text('"b": ', f'"b": "{ONE}", "b": ')),
@@ -159,8 +160,8 @@ INDEX_FORM = [
     ModelCase(f"{name}", "S-7.3", Kind.INDEX, mutation)
     for name, mutation in {
         "index over the cap": attributes(index_bytes=lambda raw: raw.ljust((1 << 25) + 1)),
-        "weight_map absent": index(weight_map=DROP),
-        "weight_map null": index(weight_map=None),
+        "weight_map absent": index(weight_map=DROP, metadata=DROP),
+        "weight_map null": index(weight_map=None, metadata=DROP),
         "weight_map array": index(weight_map=[ONE]),
         "shard name null": weight_map(b=None),
         "shard name a number": index_text(f'"b": "{ONE}"', '"b": 1.5'),

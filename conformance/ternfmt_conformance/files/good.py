@@ -307,6 +307,7 @@ VALUES = [
     Good("a row of zeros with scale 0", "S-4.4", both(poke("w_scale", 2, b"\0\0"), poke("w", 2, b"\0\0"))),
     Good("codes under scale 0", "S-4.4", poke("w_scale", 2, b"\0\0")),
     Good("zero codes under a scale", "S-4.4", poke("w", 2, b"\0\0")),
+    *(Good(f"scales of 0 {dtype}", "S-4.2", put_first("w_scale", dtype, [2])) for dtype in ("F32", "BF16")),
     Good("subnormal scale", "S-4.2", poke("w_scale", 0, b"\1\0")),
     Good("largest scale", "S-4.2", poke("w_scale", 0, b"\xff\x7b")),
     *(

@@ -171,6 +171,14 @@ MODELS = [
         "S-7.7",
         attributes(others={"OTHER.SAFETENSORS": b"", "OTHER.SAFETENSORS.INDEX.JSON": b"", "x.safetensors.bak": b""}),
     ),
+    GoodModel(
+        "names that hold a suffix, not at their end",
+        "S-7.7",
+        attributes(
+            open=".", others={"x.safetensors.bak": b"", "x.safetensors.index.json.bak": b"", "safetensors": b""}
+        ),
+        lambda: one_file(plain()),
+    ),
     GoodModel("one file, no index", "S-7.7", attributes(open="."), lambda: one_file(features(), "any.safetensors")),
     GoodModel("one whole file called like a shard", "S-7.2", attributes(open="."), lambda: one_file(plain(), ONE)),
     GoodModel(
@@ -212,7 +220,8 @@ MODELS = [
     GoodModel(
         "shard with dense tensors only", "S-7.1", further("c.safetensors", dense_only(c=BIAS), c="c.safetensors")
     ),
-    GoodModel("entry in the other shard's document alone", "S-7.1", shard(ONE, document(tensors={}))),
+    GoodModel("entry in the second shard's document alone", "S-7.1", shard(ONE, document(tensors={}))),
+    GoodModel("entry in the first shard's document alone", "S-7.1", shard(TWO, document(tensors={}))),
     GoodModel(
         "entries equal but for order and form",
         "S-7.6",

@@ -32,6 +32,11 @@ def small_integers(rng: random.Random, count: int) -> list[float]:
     return [float(rng.randrange(-8, 9)) for _ in range(count)]
 
 
+def large_integers(rng: random.Random, count: int) -> list[float]:
+    """Of one sign, so that sums grow."""
+    return [float(rng.randrange(2**16, 2**17)) for _ in range(count)]
+
+
 def mixed_numbers(rng: random.Random, count: int) -> list[float]:
     """Numbers of both signs over eight binary orders, three bits each: every float dtype has them."""
     return [rng.choice((-1, 1)) * (1 + rng.randrange(4) / 4) * 2.0 ** rng.randrange(-6, 2) for _ in range(count)]
@@ -69,6 +74,7 @@ EXACT = {
     "two planes and groups": (exact_tensor(61, (4, 50), planes=2, group_size=32), 3, "F32"),
     "weights of rank 4": (Ternary((4, 2, 3, 3), exact_tensor(62, (4, 18)).planes), 3, "F32"),
     "codes under scale 0": (Ternary((2, 6), [([1, -1, 0, 1, 1, -1] * 2, [0.0, 2.0])]), 2, "F32"),
+    "sums close to 2^24": (Ternary((2, 127), [([1] * 127 + [1, -1] * 63 + [1], [1.0, 0.5])]), 2, "F32"),
 }
 BOUNDED = {
     "mixed numbers F32": (random_ternary(70, (5, 77)), 3, "F32", mixed_numbers),
@@ -100,7 +106,8 @@ POISONED = {
 def add_products(corpus: Collector) -> None:
     """All cases of level R4."""
     for title, (tensor, m, dtype) in EXACT.items():
-        _add(corpus, f"exact: {title}", tensor, m, dtype, small_integers, ["S-12.3", "S-12.1"])
+        draw = large_integers if "2^24" in title else small_integers
+        _add(corpus, f"exact: {title}", tensor, m, dtype, draw, ["S-12.3", "S-12.1"])
     for title, (tensor, m, dtype, draw) in BOUNDED.items():
         _add(corpus, f"bounded: {title}", tensor, m, dtype, draw, ["S-12.2", "S-12.1"], bounded=True)
     for title, (tensor, dtype, poison, at) in POISONED.items():

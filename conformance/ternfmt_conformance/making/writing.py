@@ -166,4 +166,4 @@ def _w1_rules(model: Logical) -> list[str]:
 
 def _w2_rules(rule: str, model: Logical) -> list[str]:
     rules = [rule] if rule.startswith("S-11.") else []
-    return [*rules, "S-11.1", "S-11.2", "S-11.3", "S-11.4", "S-11.5", "S-2.1", "S-8.3", "S-13.4"]
+    return [*rules, "S-11.1", "S-11.2", "S-11.3", "S-11.4", "S-11.5", "S-2.1", "S-8.2", "S-8.3", "S-13.4"]
