@@ -35,7 +35,11 @@ def peak_bytes(pid: int) -> int:
 def _tree(pid: int) -> Iterator[Path]:
     folder = _PROC / str(pid)
     yield folder
-    for children in folder.glob("task/*/children"):
+    try:
+        listed = list(folder.glob("task/*/children"))
+    except OSError:  # it has ended meanwhile
+        return
+    for children in listed:
         for child in _read(children).split():
             yield from _tree(int(child))
 

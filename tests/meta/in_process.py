@@ -52,7 +52,7 @@ class Bench:
         return judge(case, answered, case.expect, VECTORS, out)
 
     def killer(self, mutant: Mutant, cases: list[Case]) -> tuple[Case, Verdict] | None:
-        """The first case of the mutant's rule that finds out; cases that are about this rule first of all come first."""
+        """The first case of the mutant's rule that finds out; those mainly about the rule come first."""
         for case in sorted(cases, key=lambda case: (case.rules.index(mutant.rule), case.recipe is not None)):
             verdict = self.ask(case, mutant.change)
             if verdict.outcome.failed and (verdict.outcome is not Outcome.CRASH or mutant.crashes):

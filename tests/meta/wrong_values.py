@@ -11,11 +11,11 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from tests.meta.mutant import Change, Mutant, both, constant, edit, replace, skip
-from tests.meta.wrong_containers import CONTAINER, PARSE
 from ternfmt.errors import FormatError, Kind
 from ternfmt.pack import _BYTE_TO_CODES
 from ternfmt.reader import Model
+from tests.meta.mutant import Change, Mutant, both, constant, edit, replace, skip
+from tests.meta.wrong_containers import CONTAINER, PARSE
 
 PACK = "ternfmt.pack"
 CODES = f"{PACK}:check_codes"

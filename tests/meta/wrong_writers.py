@@ -71,11 +71,11 @@ def reverse_lanes(packed: np.ndarray, k: int) -> np.ndarray:
 
 
 FILES = [
-    Mutant("S-3.1", "signs swapped", replace(PACK, lambda original: lambda codes: original(-codes))),
-    Mutant("S-3.1", "codes are t + 1", packing(lambda packed, k: packed + np.uint8(0x55) if k % 4 == 0 else packed)),
+    Mutant("S-3.1", "written: signs swapped", replace(PACK, lambda original: lambda codes: original(-codes))),
+    Mutant("S-3.1", "written: codes are t + 1", packing(lambda packed, k: packed + np.uint8(0x55) if k % 4 == 0 else packed)),
     Mutant("S-3.2", "codes not looked at", edit("ternfmt_conformance.logical:_pack", ("if np.any(np.abs", "if False and np.any(np.abs"), ("return pack(array)", "return pack(np.clip(array, -1, 1))"))),
-    Mutant("S-3.4", "first code in the high bits", packing(reverse_lanes)),
-    Mutant("S-3.4", "columns in reverse", replace(PACK, lambda original: lambda codes: original(np.ascontiguousarray(codes[:, ::-1])))),
+    Mutant("S-3.4", "written: first code in the high bits", packing(reverse_lanes)),
+    Mutant("S-3.4", "written: columns in reverse", replace(PACK, lambda original: lambda codes: original(np.ascontiguousarray(codes[:, ::-1])))),
     Mutant("S-3.5", "padding of ones", packing(pad_with_ones)),
     Mutant("S-4.1", "all scales F32", edit("ternfmt_conformance.logical:_parse_tensor", ('_array(plane["scale"], value["scale_dtype"], scale_shape)', '_array(plane["scale"], value["scale_dtype"], scale_shape).astype(np.float32)'))),
     Mutant("S-4.2", "scales not looked at", skip("ternfmt.check:check_ternary")),

@@ -11,6 +11,9 @@ from .collect import Collector, slug
 from .logical import Logical, Ternary, random_codes, random_ternary, to_bytes
 
 Numbers = Sequence[float]
+Draw = Callable[[random.Random, int], Numbers]
+"""Activations, so many of them."""
+
 BLOCKED = (("scale", "NaN scale"), ("code", "forbidden code in the last row"), ("padding", "padding in the last row"))
 
 
@@ -106,10 +109,10 @@ POISONED = {
 def add_products(corpus: Collector) -> None:
     """All cases of level R4."""
     for title, (tensor, m, dtype) in EXACT.items():
-        draw = large_integers if "2^24" in title else small_integers
+        draw: Draw = large_integers if "2^24" in title else small_integers
         _add(corpus, f"exact: {title}", tensor, m, dtype, draw, ["S-12.3", "S-12.1"])
-    for title, (tensor, m, dtype, draw) in BOUNDED.items():
-        _add(corpus, f"bounded: {title}", tensor, m, dtype, draw, ["S-12.2", "S-12.1"], bounded=True)
+    for title, (tensor, m, dtype, drawn) in BOUNDED.items():
+        _add(corpus, f"bounded: {title}", tensor, m, dtype, drawn, ["S-12.2", "S-12.1"], bounded=True)
     for title, (tensor, dtype, poison, at) in POISONED.items():
 
         def poisoned(
@@ -132,7 +135,7 @@ def _add(
     tensor: Ternary,
     m: int,
     dtype: str,
-    draw: Callable[[random.Random, int], Numbers],
+    draw: Draw,
     rules: list[str],
     bounded: bool = False,
 ) -> None:
