@@ -104,8 +104,12 @@ def device_of(name: str, device_map: DeviceMap | None) -> Any:
     return "cpu" if device == "disk" else device
 
 
-def check_complete(model: nn.Module) -> None:
+def check_complete(model: nn.Module, checkpoint: str) -> None:
     """Check that no tensor is left on the meta device, but for those that accelerate reads from disk.
+
+    Args:
+        model: as loaded.
+        checkpoint: what it was loaded from, for the message.
 
     Raises:
         LoadError: names the tensors.
@@ -119,7 +123,7 @@ def check_complete(model: nn.Module) -> None:
             if tensor is not None and tensor.is_meta:
                 problems.append(f"missing: '{prefix}.{attribute}', {tensor.dtype} {list(tensor.shape)}")
     if problems:
-        raise LoadError("the checkpoint", problems)
+        raise LoadError(checkpoint, problems)
 
 
 def _empty_layer(linear: nn.Linear, info: TensorInfo, file: Model, dtype: torch.dtype | None) -> TernaryLinear:

@@ -146,7 +146,7 @@ class TernaryQuantizer(DiffusersQuantizer):  # type: ignore[misc]
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         """Check that nothing is missing; record the config; the file is closed afterwards."""
         self._model = self._single_file = self._quantize = None
-        check_complete(model)
+        check_complete(model, "the dense checkpoint" if self._file is None else str(self._file.source.path))
         if self._file is not None:
             self._file.close()
         model.register_to_config(quantization_config=self.quantization_config)

@@ -178,7 +178,12 @@ INDEX_FORM = [
 ]
 
 PATH = [
-    ModelCase(f"shard named {name[:20]!r}", "S-7.4", Kind.PATH, weight_map(b=name))
+    ModelCase(
+        f"shard named {name!r}" if len(name) < 100 else f"shard named {name[0]}, {len(name)} times",
+        "S-7.4",
+        Kind.PATH,
+        weight_map(b=name),
+    )
     for name in (
         *("", ".", "..", "../" + ONE, "/" + ONE, "sub/" + ONE, "./" + ONE, ONE + "/", "..\\" + ONE),
         *("C:" + ONE, "C:\\x", "\\\\host\\x", "file:" + ONE, "x\0", "x\n", "x\x7f", "\x1b[31m"),

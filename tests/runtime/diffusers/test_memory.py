@@ -24,7 +24,7 @@ def watch():
     while not done:
         peak = max(peak, resident())
         time.sleep(0.001)
-thread = threading.Thread(target=watch)
+thread = threading.Thread(target=watch, daemon=True)
 thread.start()
 how, path, config = sys.argv[1:]
 if how == "from_pretrained":
@@ -41,7 +41,7 @@ print(peak - start, sum(t.nbytes for t in model.state_dict().values()))
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 @pytest.mark.parametrize("how", ["from_pretrained", "from_single_file"])
-def test_loading_takes_the_models_own_memory(wide_file, wide_config, flux_class, tmp_path, how) -> None:
+def test_loading_takes_the_models_own_memory(single_file, wide_file, wide_config, flux_class, tmp_path, how) -> None:
     """All layers as they stay, and half as much again, which is less than the largest would take in bfloat16."""
     path = wide_file
     if how == "from_pretrained":
@@ -52,6 +52,7 @@ def test_loading_takes_the_models_own_memory(wide_file, wide_config, flux_class,
         )
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, how, str(path), wide_config],
+        timeout=300,
         env={"PYTHONPATH": ":".join(sys.path)},
         capture_output=True,
         text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 import ternfmt
 from ternfmt import WeightError
-from ternfmt_runtime import TernaryConfig, TernaryLinear
+from ternfmt_runtime import LoadError, TernaryConfig, TernaryLinear
 from ternfmt_runtime.arrays import to_array
 
 TERNARY = 34
@@ -74,6 +75,18 @@ def test_a_weight_that_is_not_finite_is_named(flux_class, dense_folder, tmp_path
         model.transformer_blocks[0].attn.to_k.weight[3, 5] = float("nan")
     model.save_pretrained(tmp_path)
     with pytest.raises(WeightError, match=r"transformer_blocks.0.attn.to_k.weight"):
+        flux_class.from_pretrained(tmp_path, quantization_config=TernaryConfig())
+
+
+def test_pitfall_8_a_tensor_that_the_dense_checkpoint_lacks(flux_class, dense_folder, tmp_path) -> None:
+    """Of dense models diffusers leaves it on the meta device, with a warning."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copy(dense_folder / "config.json", tmp_path)
+    tensors = load_file(dense_folder / "diffusion_pytorch_model.safetensors")
+    del tensors["transformer_blocks.0.attn.to_k.weight"]
+    save_file(tensors, tmp_path / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    with pytest.raises(LoadError, match=r"the dense checkpoint .*\n.*missing: 'transformer_blocks.0.attn.to_k.weight'"):
         flux_class.from_pretrained(tmp_path, quantization_config=TernaryConfig())
 
 

@@ -16,9 +16,11 @@ from ternfmt_runtime import LoadError, TernaryConfig, TernaryLinear
 from ternfmt_runtime.row_ids import RowIds
 from tests.runtime.diffusers.wide import CONFIG, WIDTH, bfl_control_lora
 
+needs_042 = pytest.mark.usefixtures("single_file")
+
 
 @pytest.fixture(scope="module")
-def model(flux_class, wide_file, wide_config) -> Any:
+def model(single_file, flux_class, wide_file, wide_config) -> Any:
     return flux_class.from_single_file(str(wide_file), config=wide_config, quantization_config=TernaryConfig())
 
 
@@ -80,6 +82,7 @@ def test_comfyui_names_give_the_same_model(flux_class, model, wide_tensors, wide
     assert_same(other, model)
 
 
+@needs_042
 def test_dtype(flux_class, wide_file, wide_config) -> None:
     model = flux_class.from_single_file(
         str(wide_file), config=wide_config, quantization_config=TernaryConfig(), torch_dtype=torch.bfloat16
@@ -96,12 +99,14 @@ def test_saved_under_diffusers_names(flux_class, model, tmp_path, assert_same) -
     assert_same(flux_class.from_pretrained(tmp_path), model)
 
 
+@needs_042
 def test_without_a_config_for_quantisation(flux_class, wide_file, wide_config) -> None:
     """diffusers asks for one with GGUF files, too."""
     with pytest.raises(ValueError, match=r"expected shape torch.Size\(\[18432, 3072\]\), but got"):
         flux_class.from_single_file(str(wide_file), config=wide_config)
 
 
+@needs_042
 def test_a_state_dict_has_no_shapes(flux_class, wide_file, wide_config) -> None:
     from safetensors.torch import load_file
 
@@ -120,6 +125,13 @@ def test_a_dense_file_is_quantised(flux_class, dense_folder, assert_same) -> Non
     assert ours.config.quantization_config == theirs.config.quantization_config
 
 
+def test_older_diffusers(flux_class, wide_file, wide_config, monkeypatch) -> None:
+    monkeypatch.setattr("diffusers.__version__", "0.41.3")
+    with pytest.raises(ValueError, match=r"flux.safetensors: .*needs diffusers 0.42, this is 0.41.3: update"):
+        flux_class.from_single_file(str(wide_file), config=wide_config, quantization_config=TernaryConfig())
+
+
+@needs_042
 def test_bad_codes(flux_class, wide_file, wide_config, tmp_path) -> None:
     with ternfmt.open(wide_file) as file:
         span = file.stored.spans["single_blocks.0.linear1.weight"]
@@ -134,6 +146,7 @@ def test_bad_codes(flux_class, wide_file, wide_config, tmp_path) -> None:
     assert "bad.safetensors" in str(caught.value)
 
 
+@needs_042
 def test_a_config_of_another_model(flux_class, wide_file, tmp_path) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps({**CONFIG, "attention_head_dim": 64, "axes_dims_rope": [8, 28, 28]})
@@ -158,6 +171,7 @@ def test_row_ids_survive_what_converters_do(make_tensor: Callable[..., TernaryTe
         ids.resolve(torch.cat([first, ids.stand_in(make_tensor(2, 12, 35))]))
 
 
+@needs_042
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 def test_pitfall_3_a_bfl_control_lora(make_pipeline, flux_class, wide_file, wide_config) -> None:
