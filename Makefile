@@ -8,7 +8,7 @@ PINS := requirements/constraints.txt
 MODEL := requirements/minilm.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo test test-all lint format clean archive
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -37,6 +37,10 @@ lint: $(VENV)/dev.stamp ## ruff and mypy
 format: $(VENV)/dev.stamp ## let ruff fix and format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+archive: ## dist/ternfmt-vectors-1.0.tar.gz: the frozen corpus for other tools, as committed
+	mkdir -p dist
+	git archive --format=tar --prefix=ternfmt-vectors-1.0/ HEAD:conformance/vectors | gzip -n >dist/ternfmt-vectors-1.0.tar.gz
 
 clean: ## remove .venv and all that the other targets made
 	rm -rf $(VENV) build dist demo-output .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""README.md's examples run, in order, in one empty folder.
+"""README.md's examples run, in order, in one empty folder; other pages use `run_page` too.
 
 - ```python blocks share one namespace, as if typed into one session. A ```text block right after
   one is what it prints.
@@ -35,34 +35,40 @@ ENVIRONMENT = {
 
 def test_examples_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    assert run_page(README) >= {"python", "text", "console"}
+
+
+def run_page(page: Path) -> set[str]:
+    """Run a page's blocks in the current folder; return the languages that came up."""
+    text = page.read_text(encoding="utf-8")
     namespace: dict[str, Any] = {}
     printed: str | None = None
     languages = set()
-    for match in BLOCK.finditer(TEXT):
+    for match in BLOCK.finditer(text):
         language, code = match.groups()
-        line = TEXT.count("\n", 0, match.start()) + 1
+        line = text.count("\n", 0, match.start()) + 1
         languages.add(language)
         if language == "text" and printed is not None:
-            assert printed == code, f"README.md, line {line}"
-        printed = run_python(code, line, namespace) if language == "python" else None
+            assert printed == code, f"{page.name}, line {line}"
+        printed = run_python(code, page, line, namespace) if language == "python" else None
         if language == "console":
-            run_console(code, line)
-    assert {"python", "text", "console"} <= languages
+            run_console(code, f"{page.name}, line {line}")
+    return languages
 
 
-def run_python(code: str, line: int, namespace: dict[str, Any]) -> str:
+def run_python(code: str, page: Path, line: int, namespace: dict[str, Any]) -> str:
     """Run a block; return what it prints."""
-    source = "\n" * line + code  # tracebacks then give README.md's line numbers
+    source = "\n" * line + code  # tracebacks then give the page's line numbers
     with contextlib.redirect_stdout(io.StringIO()) as output:
-        exec(compile(source, str(README), "exec"), namespace)
+        exec(compile(source, str(page), "exec"), namespace)
     return output.getvalue()
 
 
-def run_console(block: str, line: int) -> None:
+def run_console(block: str, place: str) -> None:
     for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
         command, *expected = part.rstrip("\n").split("\n")
         done = subprocess.run(["bash", "-c", PRELUDE + command], capture_output=True, text=True, env=ENVIRONMENT)
-        where = f"README.md, block at line {line}: $ {command}\n{done.stdout}{done.stderr}"
+        where = f"{place}: $ {command}\n{done.stdout}{done.stderr}"
         assert done.returncode == 0, where
         pattern = "".join("(.*\n)*?" if shown == "..." else re.escape(shown) + "[ ]*\n" for shown in expected)
         if expected:
@@ -72,11 +78,11 @@ def run_console(block: str, line: int) -> None:
 @pytest.mark.parametrize("block", ["$ echo a\nb\n", "$ echo a; echo b\na\n", "$ echo a\n...\nb\n", "$ false\n"])
 def test_a_console_block_that_is_out_of_date_fails(block):
     with pytest.raises(AssertionError):
-        run_console(block, 1)
+        run_console(block, "here")
 
 
 def test_a_console_block_may_leave_lines_out():
-    run_console("$ printf 'a\\nb\\nc\\n'\na\n...\nc\n$ true\n", 1)
+    run_console("$ printf 'a\\nb\\nc\\n'\na\n...\nc\n$ true\n", "here")
 
 
 @pytest.mark.parametrize("target", sorted(set(LINK.findall(TEXT))))

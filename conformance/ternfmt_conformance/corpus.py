@@ -15,6 +15,8 @@ from .levels import LEVELS
 
 CASES = "cases.jsonl"
 MANIFEST = "manifest.json"
+EXPLORED = "explored"
+"""Version of a corpus that `explore` saved: it never makes a badge."""
 MANIFEST_PROTOCOL = 1
 
 _FILE_KEYS = ("x", "logical")

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .corpus import EXPLORED
 from .levels import LEVELS, complete_levels
 from .outcome import Outcome, Result
 from .rules import rule_order
@@ -82,10 +83,13 @@ class Report:
 
     @property
     def badge_levels(self) -> tuple[str, ...]:
-        """The levels a badge may name; none unless every MUST case of every level run was exact."""
+        """The levels a badge may name; none unless every MUST case of every level run was exact.
+
+        What `explore` found never makes a badge.
+        """
         musts = [result for result in self.results if result.must]
         exact = all(result.outcome is Outcome.EXACT for result in musts)
-        if not (self.passed and self.all_cases and exact):
+        if self.corpus == EXPLORED or not (self.passed and self.all_cases and exact):
             return ()
         return complete_levels({result.level for result in musts})
 

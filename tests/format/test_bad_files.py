@@ -14,6 +14,7 @@ from ternfmt_conformance.files.bad_documents import DOCUMENT_CASES
 from ternfmt_conformance.files.bad_headers import HEADER_CASES, Case
 from ternfmt_conformance.files.bad_models import MODEL_CASES
 from ternfmt_conformance.files.bad_tensors import TENSOR_CASES
+from ternfmt_conformance.making.single_files import DOCUMENT_STEPS, HEADER_STEPS
 
 CASES = [*HEADER_CASES, *DOCUMENT_CASES, *TENSOR_CASES]
 SPEC = Path(__file__).parents[2].joinpath("SPEC.md").read_text(encoding="utf-8")
@@ -46,44 +47,10 @@ def test_without_its_fault_the_file_is_valid(base, tmp_path: Path) -> None:
     assert fault(path) is None
 
 
-# One case for each step of SPEC section 10, in its order; all start from one valid file.
-STEPS = [
-    "seven bytes",
-    "length 0",
-    "byte 0xff",
-    "NaN",
-    "high surrogate alone",
-    "tensor name twice",
-    "name with a space",
-    "dtype missing",
-    "end past 2^53-1",
-    "header length odd",
-    "span longer than shape",
-    "__metadata__ with a number",
-]
-DOCUMENT_STEPS = [
-    "__metadata__ with a number",
-    "document is not JSON",
-    "document has a lone surrogate",
-    "document has a key twice",
-    "version absent",
-    "version 2.0",
-    "required absent",
-    "unknown feature",
-    "encoding absent",
-    "planes not listed",
-    "codes of an uncalled-for plane",
-    "codes of rank 1",
-    "scale of dtype F64",
-    "NaN scale",
-    "forbidden code in the first lane",
-    "padding in the last lane",
-    "tensor digest differs",
-]
 BY_NAME = {case.name: case for case in CASES}
 
 
-@pytest.mark.parametrize(("earlier", "later"), [*combinations(STEPS, 2), *combinations(DOCUMENT_STEPS, 2)])
+@pytest.mark.parametrize(("earlier", "later"), [*combinations(HEADER_STEPS, 2), *combinations(DOCUMENT_STEPS, 2)])
 def test_of_two_faults_the_earlier_step_is_reported(earlier: str, later: str, tmp_path: Path) -> None:
     one, two = BY_NAME[earlier], BY_NAME[later]
     raw = one.base()

@@ -12,15 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..corpus import CASES, MANIFEST, load_corpus, make_manifest
+from ..corpus import CASES, EXPLORED, MANIFEST, load_corpus, make_manifest
 from ..python_adapter import answer
 from ..reference import Reference
 from .ask import Said, make_request, said
 from .place import OP_RULES, RULES, features_of
 from .search import Difference
-
-VERSION = "explored"
-"""Of a corpus of findings."""
 
 _ID_CHARACTERS = 10
 
@@ -46,7 +43,7 @@ def check_folder(root: Path) -> None:
     Raises:
         ValueError: the folder holds something else.
     """
-    if (root / MANIFEST).is_file() and load_corpus(root).version == VERSION:
+    if (root / MANIFEST).is_file() and load_corpus(root).version == EXPLORED:
         return
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ValueError(f"{root}: holds something else: give another folder")
@@ -89,7 +86,7 @@ def freeze(found: Difference, root: Path) -> Frozen:
     lines = cases.read_text(encoding="utf-8").splitlines() if cases.exists() else []
     if all(json.loads(other)["id"] != line["id"] for other in lines):
         cases.write_text("\n".join([*lines, json.dumps(line)]) + "\n", encoding="utf-8")
-    (root / MANIFEST).write_text(json.dumps(make_manifest(root, VERSION), indent=1) + "\n", encoding="utf-8")
+    (root / MANIFEST).write_text(json.dumps(make_manifest(root, EXPLORED), indent=1) + "\n", encoding="utf-8")
     return Frozen(path, line, right)
 
 

@@ -16,9 +16,8 @@ TEXT = PAGE.read_text(encoding="utf-8")
 
 @pytest.mark.usefixtures("single_file")
 def test_examples_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(test_readme, "README", PAGE)
-    monkeypatch.setattr(test_readme, "TEXT", TEXT)
-    test_readme.test_examples_run_in_order(tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    test_readme.run_page(PAGE)
 
 
 @pytest.mark.parametrize("target", sorted({*test_readme.LINK.findall(TEXT)}))
