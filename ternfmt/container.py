@@ -7,7 +7,6 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, repeat
 from math import prod
 from operator import itemgetter, mod, mul, sub
@@ -63,9 +62,6 @@ class Span(NamedTuple):
     shape: tuple[int, ...]
     begin: int
     end: int
-
-
-_MAKE_SPAN = partial(tuple.__new__, Span)  # `Span._make` without its Python frame
 
 
 @dataclass(frozen=True)
@@ -220,7 +216,7 @@ def spans_at_once(value: Mapping[str, Any], data_start: int, file_size: int, fil
     ):
         return None
     columns = zip(repeat(file), dtypes, map(tuple, shapes), begins, ends)
-    return dict(zip(value, map(_MAKE_SPAN, columns), strict=True))
+    return dict(zip(value, map(Span._make, columns), strict=True))
 
 
 def _check_names(value: Mapping[str, Any], file: str) -> None:

@@ -18,7 +18,7 @@ FEATURES = frozenset({"group-scale", "planes", "low-rank"})
 KEY = "ternfmt"
 
 _VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
-_DIGESTS = re.compile(r"[0-9a-f]*")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _parse_digests(digests: Any, location: str) -> tuple[dict[str, str], str | N
     tensors = _expect_object(digests.get("tensors", {}), "digests.tensors", location)
     _check_numbers({key: digests[key] for key in digests.keys() - {"tensors"}}, location)
     values = [*tensors.values(), *([digests["header"]] if "header" in digests else [])]
-    if set(map(type, values)) - {str} or set(map(len, values)) - {64} or not _DIGESTS.fullmatch("".join(values)):
+    if set(map(type, values)) - {str} or not all(map(_DIGEST.fullmatch, values)):
         _fail(location, "digests: expected 64 lower-case hex digits each")
     return tensors, digests.get("header")
 
