@@ -6,12 +6,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NoReturn
 
 from .container import Header
 from .errors import FormatError, Kind
 from .limits import GROUP_MULTIPLE, INTEGER_MAX, K_MAX, PLANES_MAX, RANK_MAX
-from .strict_json import NonInteger, parse_object
+from .strict_json import NonInteger, consist_of, parse_object
 
 VERSION = "1.0"
 FEATURES = frozenset({"group-scale", "planes", "low-rank"})
@@ -44,12 +45,12 @@ class Entry:
         """Rows."""
         return self.shape[0]
 
-    @property
+    @cached_property
     def k(self) -> int:
         """Columns."""
         return math.prod(self.shape[1:])
 
-    @property
+    @cached_property
     def scale_shape(self) -> tuple[int, ...]:
         """``(N,)``, or ``(N, ceil(K/group_size))``."""
         return (self.n,) if self.group_size is None else (self.n, -(-self.k // self.group_size))
@@ -236,7 +237,10 @@ def _parse_digests(digests: Any, location: str) -> tuple[dict[str, str], str | N
     tensors = _expect_object(digests.get("tensors", {}), "digests.tensors", location)
     _check_numbers({key: digests[key] for key in digests.keys() - {"tensors"}}, location)
     values = [*tensors.values(), *([digests["header"]] if "header" in digests else [])]
-    if set(map(type, values)) - {str} or not all(map(_DIGEST.fullmatch, values)):
+    if set(map(type, values)) - {str}:
+        _fail(location, "digests: expected strings")
+    plain = set(map(len, values)) == {64} and consist_of(values, b"0123456789abcdef")  # as the pattern, but at once
+    if not plain and not all(map(_DIGEST.fullmatch, values)):
         _fail(location, "digests: expected 64 lower-case hex digits each")
     return tensors, digests.get("header")
 

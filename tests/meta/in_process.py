@@ -17,7 +17,7 @@ from ternfmt_conformance.outcome import Outcome
 from ternfmt_conformance.python_adapter import answer
 from ternfmt_conformance.recipe import make_files
 from ternfmt_conformance.reference import Reference
-from tests.meta.mutant import Change, Mutant
+from tests.meta.mutant import PLAINLY, Change, Mutant, both
 
 VECTORS = Path(__file__).parents[2] / "conformance" / "vectors"
 LARGE_BYTES = 64 << 20
@@ -54,7 +54,7 @@ class Bench:
     def killer(self, mutant: Mutant, cases: list[Case]) -> tuple[Case, Verdict] | None:
         """The first case of the mutant's rule that finds out; those mainly about the rule come first."""
         for case in sorted(cases, key=lambda case: (case.rules.index(mutant.rule), case.recipe is not None)):
-            verdict = self.ask(case, mutant.change)
+            verdict = self.ask(case, both(PLAINLY, mutant.change))
             if verdict.outcome.failed and (verdict.outcome is not Outcome.CRASH or mutant.crashes):
                 return case, verdict
         return None

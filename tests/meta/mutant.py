@@ -116,3 +116,7 @@ def _replaced(owner: Any, name: str, original: Any, new: Any, only: str = "ternf
             if vars(module).get(name) is original:
                 stack.enter_context(mock.patch.object(module, name, new))
         yield
+
+
+PLAINLY = replace("ternfmt.container:header_at_once", lambda _: lambda *_: None)
+"""Leave every header to the plain way, which is what mutants change; tests/format compares the fast one with it."""
