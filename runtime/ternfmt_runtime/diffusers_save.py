@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ternfmt import Model
-from ternfmt.encode.convert import Settings
+from ternfmt.encode.settings import Settings
 from ternfmt.metadata import KEY, Document, Entry
 from ternfmt.strict_json import canonical
 from ternfmt.writer import make_document

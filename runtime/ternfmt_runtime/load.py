@@ -16,6 +16,7 @@ from ternfmt.check import check_ternary
 from ternfmt.container import DTYPES
 
 from .arrays import to_tensor
+from .casting import layer_class
 from .linear import TernaryLinear
 from .swap import Places, places, swap, why_not_swappable
 
@@ -195,7 +196,7 @@ def _place_ternary(tensor: TernaryTensor, module: nn.Module, held: Places) -> No
         return
     dtype = module.compute_dtype if isinstance(module, TernaryLinear) else module.weight.dtype
     device = "cpu" if module.weight.is_meta else module.weight.device
-    layer = TernaryLinear.from_ternary(tensor, module.bias, compute_dtype=dtype, device=device)
+    layer = layer_class(held[module][0][1]).from_ternary(tensor, module.bias, compute_dtype=dtype, device=device)
     swap(held, module, layer)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 import ternfmt
 
 from .arrays import to_array
+from .casting import layer_class
 from .linear import TernaryLinear
 from .swap import places, swap, why_not_swappable
 
@@ -90,7 +91,7 @@ def quantize_(
             scale_dtype=scale_dtype,
             name=f"{name}.weight",
         )
-        layer = TernaryLinear.from_ternary(tensor, linear.bias, compute_dtype=weight.dtype, device=weight.device)
+        layer = layer_class(name).from_ternary(tensor, linear.bias, compute_dtype=weight.dtype, device=weight.device)
         swap(held, linear, layer)
         dense_bytes += weight.nbytes
         ternary_bytes += tensor.nbytes

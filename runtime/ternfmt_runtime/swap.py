@@ -30,7 +30,7 @@ def swap(held: Places, old: nn.Module, new: nn.Module) -> None:
 
 def why_not_swappable(held: Places, module: nn.Module) -> str | None:
     """Why a TernaryLinear cannot stand in for ``module``, or None."""
-    if type(module) not in (nn.Linear, TernaryLinear):
+    if type(module) is not nn.Linear and not isinstance(module, TernaryLinear):
         return f"is a {type(module).__name__}; only nn.Linear itself runs packed"
     if module not in held:
         return "is the model itself; it cannot be replaced in place"

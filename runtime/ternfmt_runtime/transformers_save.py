@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ternfmt import Model
-from ternfmt.encode.convert import Settings
+from ternfmt.encode.settings import Settings
 from ternfmt.metadata import KEY, Document, Entry
 from ternfmt.names import used_suffixes
 from ternfmt.strict_json import canonical

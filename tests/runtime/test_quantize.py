@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import T5Config, T5EncoderModel
 
 import ternfmt
-from ternfmt_runtime import TernaryLinear, dequantize_, quantize_
+from ternfmt_runtime import TernaryLinear, dequantize_, load_into, quantize_
 from ternfmt_runtime.arrays import to_array
 
 
@@ -135,3 +138,25 @@ def test_dense_weights_are_let_go_one_at_a_time(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ternfmt, "quantize", spy)
     quantize_(model)
     assert alive == [4, 3, 2, 1]
+
+
+def test_t5_runs_though_it_casts_to_the_dtype_of_its_weights(tmp_path: Path) -> None:
+    config = T5Config(vocab_size=20, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    torch.manual_seed(0)
+    model = T5EncoderModel(config).eval()
+    twin = copy.deepcopy(model)
+    quantize_(model)
+    for name, layer in model.named_modules():
+        if isinstance(layer, TernaryLinear):
+            twin.get_submodule(name).weight.data = layer.dequantize().weight.data
+    dense = {name: to_array(tensor) for name, tensor in twin.state_dict().items() if name != "shared.weight"}
+    file = tmp_path / "t5.safetensors"
+    ternfmt.save(file, {n: ternfmt.quantize(w) if n.endswith("wo.weight") else w for n, w in dense.items()})
+    loaded = T5EncoderModel(config).eval()
+    tokens = torch.arange(12).view(2, 6)
+    with torch.no_grad():
+        expected = twin(tokens).last_hidden_state
+        assert torch.allclose(model(tokens).last_hidden_state, expected, atol=1e-5)
+        for _ in range(2):  # the second time over packed layers
+            load_into(loaded, file)
+            assert torch.allclose(loaded(tokens).last_hidden_state, expected, atol=1e-5)
