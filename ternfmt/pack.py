@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from . import native
 from .errors import FormatError, Kind
 
 CODES_PER_BYTE = 4
@@ -33,6 +34,9 @@ def pack(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     """
     if codes.dtype != np.int8 or codes.ndim != 2:
         raise ValueError(f"codes: expected int8 [N, K], got {codes.dtype} {list(codes.shape)}")
+    packed = native.pack(codes)
+    if packed is not None:
+        return packed
     if codes.size and (codes.min() < -1 or codes.max() > 1):
         raise ValueError(f"codes: expected -1, 0, +1, got {codes.min()}..{codes.max()}")
     n, k = codes.shape
@@ -49,6 +53,9 @@ def unpack(packed: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.int8]:
         raise ValueError(
             f"packed codes: expected uint8 [N, {packed_columns(k)}] for K={k}, got {packed.dtype} {list(packed.shape)}"
         )
+    codes = native.unpack(packed, k)
+    if codes is not None:
+        return codes
     # The words carry four codes each, so one gather moves four lanes.
     words = _BYTE_TO_CODES.view("<u4").reshape(256)[np.ascontiguousarray(packed)]
     return words.view(np.int8)[:, :k]
@@ -62,6 +69,8 @@ def check_codes(packed: npt.NDArray[np.uint8], k: int, location: str, *, first_r
     Raises:
         FormatError: CODE or PADDING, naming the first row and column at fault.
     """
+    if native.codes_are_valid(packed, k):
+        return  # and where they are not, numpy finds the place
     pad_lanes = -k % CODES_PER_BYTE
     padding_mask = 0xFF00 >> 2 * pad_lanes & 0xFF
     forbidden = packed >> 1 & ~packed & 0x55

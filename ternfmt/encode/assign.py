@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from .. import native
 from ..pack import CODES_PER_BYTE, packed_columns
 from .groups import Groups
 from .levels import levels
@@ -26,30 +27,39 @@ def assign_codes(weight: Array, scales: Float64, groups: Groups) -> list[npt.NDA
         Packed codes of each plane, ``[R, ceil(K/4)]``.
     """
     rows, k = weight.shape
+    floors, changes = _thresholds(scales, weight.dtype)
+    native_codes = native.assign_codes(weight, groups.size, floors, changes, len(scales))
+    if native_codes is not None:
+        return native_codes
     bits = magnitude_bits(weight)
     codes = np.zeros((rows, packed_columns(k) * CODES_PER_BYTE), dtype=np.uint8)
     for run in groups.runs:
         part = bits[:, run.columns].reshape(rows * run.count, run.size)
-        run_scales = scales[:, :, run.groups].reshape(len(scales), -1).T
-        codes[:, run.columns] = _positive_codes(part, weight.dtype, run_scales).reshape(rows, -1)
+        part_codes = np.zeros(part.shape, dtype=np.uint8)
+        for j in range(changes.shape[2]):
+            above = part > floors[:, run.groups, j].reshape(-1, 1)
+            part_codes ^= above.view(np.uint8) * changes[:, run.groups, j].reshape(-1, 1)
+        codes[:, run.columns] = part_codes.reshape(rows, -1)
     # Negating a code flips its high bit where its low bit is set.
     codes[:, :k] ^= (codes[:, :k] & _LOW_BITS) << is_negative(weight) & ~_LOW_BITS
     return [_pack_lanes(codes >> np.uint8(2 * p) & np.uint8(0b11)) for p in range(len(scales))]
 
 
-def _positive_codes(bits: Array, dtype: np.dtype[np.generic], scales: Float64) -> npt.NDArray[np.uint8]:
-    """Codes of magnitudes ``[R, K]`` for scales ``[R, P]``, one byte each."""
-    grid = levels(scales)
+def _thresholds(scales: Float64, dtype: np.dtype[np.generic]) -> tuple[Array, npt.NDArray[np.uint8]]:
+    """What decides the codes of magnitudes for scales ``[P, R, G]``.
+
+    Returns:
+        Bit patterns ``[R, G, T]``, ascending, and for each how the codes of a magnitude above it change: each
+        threshold leads from the codes of one level to those of the next.
+    """
+    planes, rows, count = scales.shape
+    grid = levels(scales.reshape(planes, -1).T)
     level_codes = np.zeros(grid.values.shape, dtype=np.uint8)
-    for p in range(scales.shape[1]):
+    for p in range(planes):
         level_codes |= (grid.codes[:, :, p].view(np.uint8) & np.uint8(0b11)) << np.uint8(2 * p)
-    # Each threshold a magnitude exceeds changes its codes from one level's to the next's.
     changes = level_codes[:, 1:] ^ level_codes[:, :-1]
-    floor = floor_bits(grid.thresholds, dtype)
-    codes = np.zeros(bits.shape, dtype=np.uint8)
-    for j in range(changes.shape[1]):
-        codes ^= (bits > floor[:, j, None]).view(np.uint8) * changes[:, j, None]
-    return codes
+    floors = floor_bits(grid.thresholds, dtype)
+    return floors.reshape(rows, count, -1), changes.reshape(rows, count, -1)
 
 
 def _pack_lanes(lanes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -26,12 +26,13 @@ class Groups:
     """The groups of a row of K columns: one run of whole groups, then perhaps a short one.
 
     Attributes:
+        size: columns in each group but the last, K without groups.
         count: groups in a row, 1 without groups.
         runs: the row from left to right.
     """
 
     def __init__(self, k: int, group_size: int | None) -> None:
-        size = min(group_size or k, k)
+        self.size = size = min(group_size or k, k)
         whole, rest = divmod(k, size)
         end = whole * size
         self.count = whole + (rest > 0)

@@ -103,6 +103,7 @@ def test_bits_are_those_of_the_reference(method, planes, dtype, data):
 
 @every_method
 @every_dtype
+@pytest.mark.usefixtures("implementation")
 def test_bits_are_those_of_the_reference_on_long_rows(method, planes, dtype):
     weight = bell(1, 1531, dtype)
     expected = quantize_by_reference(weight, method, planes, None, np.float16)
@@ -270,6 +271,7 @@ def test_floor_bits_is_the_largest_value_not_above(dtype, thresholds):
 @every_dtype
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.usefixtures("implementation")
 def test_nan_and_inf_are_refused_with_their_place(dtype, value, threads, monkeypatch):
     monkeypatch.setattr(module, "BLOCK_WEIGHTS", 100)
     weight = bell(40, 30, dtype).reshape(40, 5, 6)

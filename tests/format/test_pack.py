@@ -15,6 +15,8 @@ from ternfmt import FormatError, Kind
 from ternfmt.check import check_plane_codes
 from ternfmt.pack import check_codes, pack, packed_columns, unpack
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 codes_arrays = hnp.arrays(
     np.int8, st.tuples(st.integers(0, 4), st.integers(1, 13)), elements=st.integers(-1, 1), fill=st.nothing()
 )

@@ -14,6 +14,8 @@ from functools import reduce
 from typing import Any
 from unittest import mock
 
+from ternfmt import native
+
 Change = Callable[[], AbstractContextManager[Any]]
 """Makes the change for as long as the context lasts."""
 
@@ -118,5 +120,8 @@ def _replaced(owner: Any, name: str, original: Any, new: Any, only: str = "ternf
         yield
 
 
-PLAINLY = replace("ternfmt.container:header_at_once", lambda _: lambda *_: None)
-"""Leave every header to the plain way, which is what mutants change; tests/format compares the fast one with it."""
+PLAINLY = both(
+    replace("ternfmt.container:header_at_once", lambda _: lambda *_: None),
+    lambda: native.using(native.NUMPY),
+)
+"""Leave everything to the plain code, which is what mutants change; other tests compare the fast ways with it."""
