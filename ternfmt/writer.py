@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -71,13 +71,17 @@ class Writer:
         self._offsets = layout(stored)
         size = self._header_bytes + max((end for _, end in self._offsets.values()), default=0)
         self._check_readable(header, size)
-        self._partial = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}.partial")
-        self._stream = self._partial.open("xb")
+        self._partial, self._stream = self._open()
         try:
             _reserve(self._stream.fileno(), size)
         except BaseException:
             self.abort()
             raise
+
+    def _open(self) -> tuple[Path, BinaryIO]:
+        """The temporary file: a new one, under a name that no other writer has."""
+        partial = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}.partial")
+        return partial, partial.open("xb")
 
     def write(self, name: str, data: npt.NDArray[Any]) -> None:
         """Write one stored tensor.

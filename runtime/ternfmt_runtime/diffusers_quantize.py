@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import ternfmt
 from ternfmt.container import Span
+from ternfmt.encode.policies import find_policy
 from ternfmt.encode.policy import choose
 
 from .arrays import to_array
@@ -46,7 +47,9 @@ class QuantizeOnLoad:
             and not config.keeps_dense(name)
             and not any(kept in name.split(".") for kept in keep_in_float32)
         }
-        choices = choose({name: Span("", "F32", tuple(module.weight.shape), 0, 0) for name, module in linears.items()})
+        parameters = model.named_parameters(remove_duplicate=False)
+        shapes = {name: Span("", "F32", tuple(parameter.shape), 0, 0) for name, parameter in parameters}
+        choices = choose(shapes, policy=find_policy({"_class_name": type(model).__name__}, shapes))
         self.chosen = {name: module for name, module in linears.items() if choices[name].ternary}
 
     def __call__(self, name: str, weight: Tensor, device: Any) -> None:

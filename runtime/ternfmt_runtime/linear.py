@@ -6,14 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ternfmt.names import DOWN_SUFFIX, UP_SUFFIX, codes_suffix, scale_suffix
 from ternfmt.pack import packed_columns
 from ternfmt.tensor import LowRank, Plane, TernaryTensor
-from ternfmt_kernels import matmul
-from ternfmt_kernels.contract import no_autocast
+from ternfmt_kernels import linear
 
 from .arrays import to_array, to_tensor
 
@@ -50,7 +48,11 @@ class TernaryLinear(nn.Linear):
         weight_lowrank_down, weight_lowrank_up: ``[R, in]`` and ``[out, R]``, with a low-rank term.
         bias: ``[out]`` in ``compute_dtype``, or None.
         compute_dtype: the dtype of the model around the layer; PEFT and `dequantize` go by it.
+        int8_activations: quantise each row of the input to int8 first (W2A8): faster on tensor cores,
+            and less exact. Of the model at hand, not of the file; set it here or by `use_int8_activations`.
     """
+
+    int8_activations = False
 
     _is_hf_initialized = True  # transformers would draw random codes
 
@@ -161,19 +163,11 @@ class TernaryLinear(nn.Linear):
         return linear.train(self.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[..., in] -> [..., out]`` in the input's dtype (S-12.1)."""
+        """``[..., in] -> [..., out]`` in the input's dtype (S-12.1), rounded once."""
         codes, scales = self._parts()
-        if self.bias is None and self.low_rank is None:
-            return matmul(input, codes, scales, self.in_features, self.group_size, input.dtype)
-        # What is added to the product is added in float32, so that the sum is rounded once.
-        y = matmul(input, codes, scales, self.in_features, self.group_size, torch.float32)
-        if self.low_rank is not None:
-            down, up = self.factors()
-            with no_autocast(input.device):
-                y += F.linear(F.linear(input.float(), down.float()), up.float())
-        if self.bias is not None:
-            y += self.bias
-        return y.to(input.dtype)
+        down, up = self.factors() or (None, None)
+        sizes = (self.in_features, self.group_size)
+        return linear(input, codes, scales, *sizes, self.bias, down, up, self.int8_activations)
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""

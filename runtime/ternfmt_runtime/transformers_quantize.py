@@ -76,8 +76,8 @@ class QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear) and why_not_swappable(self._held, module) is None
         }
-        shapes = {name: Span("", "F32", tuple(module.weight.shape), 0, 0) for name, module in linears.items()}
-        choices = choose(shapes)
+        parameters = model.named_parameters(remove_duplicate=False)
+        choices = choose({name: Span("", "F32", tuple(parameter.shape), 0, 0) for name, parameter in parameters})
         kept = {f"{name}.weight" for name in get_keys_to_not_convert(model)}
         undone = [c.reverse_transform() for c in conversions if isinstance(c, WeightConverter)]
         return {

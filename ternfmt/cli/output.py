@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,6 +72,46 @@ def progress_bar(description: str, total_bytes: int) -> Iterator[Advance]:
             progress.update(task, advance=nbytes)
 
         yield advance
+
+
+@contextmanager
+def weights_bars(totals: Mapping[str, int]) -> Iterator[Mapping[str, Callable[[int], None]]]:
+    """Progress bars that count weights, on stderr where that is a terminal; none for a total of 0.
+
+    Args:
+        totals: number of weights by description.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed / 1e6:.0f} Mweights/s")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Speed(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+
+        def bar(description: str, total: int) -> Callable[[int], None]:
+            task = progress.add_task(description, total=total, visible=total > 0, start=False)
+
+            def advance(weights: int) -> None:
+                progress.start_task(task)  # only the first time: a bar's speed counts from its first weights
+                progress.update(task, advance=weights)
+
+            return advance
+
+        yield {description: bar(description, total) for description, total in totals.items()}
 
 
 def format_bytes(count: int) -> str:

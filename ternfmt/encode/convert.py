@@ -1,198 +1,138 @@
-"""Convert a safetensors checkpoint to ternfmt, one tensor in memory at a time."""
+"""Convert a checkpoint: at once, or as independent jobs on as many machines as there are output files.
+
+A conversion is plan, files, finish. `convert` does all three; `run_shard` makes some of the files, on any machine that
+sees source and destination, and `finish_shards` publishes the result when all are made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import os
+import threading
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-from ..container import DTYPES, Span
-from ..index import Source, find_source
-from ..metadata import KEY, VERSION, Entry
-from ..names import CODES_SUFFIXES, SCALE_SUFFIXES
-from ..pack import packed_columns
-from ..reader import StoredTensors
-from ..rewrite import rewrite
-from ..writer import Stored, Writer, make_document
-from .policy import Choice, choose
+from .finish import Result, finish
+from .plan import Plan
 from .quantize import quantize
-
-Progress = Callable[[str, int], None]
-"""Called with a tensor's name and its number of source bytes when the tensor is done."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to quantise.
-
-    Attributes:
-        method: ``absmean``, ``exact`` or ``planes``.
-        planes: number of planes, for method ``planes``.
-        group_size: columns that share a scale, or None.
-        scale_dtype: ``F16``, ``BF16`` or ``F32``; None is F16 with F32 where F16 does not reach (SPEC S-4.5).
-        include, exclude: glob patterns, as for `choose`.
-    """
-
-    method: str = "exact"
-    planes: int = 2
-    group_size: int | None = None
-    scale_dtype: str | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-
-    def entry(self, shape: tuple[int, ...]) -> Entry:
-        """What the document will say of a tensor of this shape."""
-        return Entry(shape, self.group_size, self.planes if self.method == "planes" else 1)
-
-    def to_json(self) -> dict[str, Any]:
-        """The settings as the document's ``encoder`` records them."""
-        value: dict[str, Any] = {"method": self.method}
-        if self.method == "planes":
-            value["planes"] = self.planes
-        if self.group_size is not None:
-            value["group_size"] = self.group_size
-        return value
+from .run_files import Progress, Runner
+from .settle import settle
+from .sources import open_source
+from .stream import Quantizer
+from .work_folder import WorkFolder, write_json
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a conversion will do.
-
-    Attributes:
-        source: the files to read.
-        spans: every source tensor.
-        choices: what becomes of each.
-        settings: how to quantise.
-    """
-
-    source: Source
-    spans: Mapping[str, Span]
-    choices: Mapping[str, Choice]
-    settings: Settings
-
-    @property
-    def ternary(self) -> list[str]:
-        """Names of the tensors that become ternary."""
-        return [name for name, choice in self.choices.items() if choice.ternary]
-
-    @property
-    def source_bytes(self) -> int:
-        """Bytes of all source tensors."""
-        return sum(span.end - span.begin for span in self.spans.values())
-
-    def stored(self, name: str, wide_scales: bool = False) -> Stored:
-        """Stored tensors that ``name`` becomes; ``wide_scales`` plans F32 in place of F16."""
-        span = self.spans[name]
-        if not self.choices[name].ternary:
-            return {name: (span.dtype, span.shape)}
-        entry = self.settings.entry(span.shape)
-        scale_dtype = self.settings.scale_dtype or "F16"
-        if wide_scales and scale_dtype == "F16":
-            scale_dtype = "F32"
-        codes = {name + suffix: ("U8", (entry.n, packed_columns(entry.k))) for suffix in CODES_SUFFIXES[: entry.planes]}
-        scales = {name + suffix: (scale_dtype, entry.scale_shape) for suffix in SCALE_SUFFIXES[: entry.planes]}
-        return {**codes, **scales}
-
-
-def plan_conversion(path: str | Path, settings: Settings) -> Plan:
-    """Read the source's headers and decide what becomes ternary; writes nothing.
-
-    Raises:
-        FormatError: the source is not a valid safetensors file, or is ternfmt already.
-        ValueError: a pattern matches nothing, or no tensor would become ternary.
-        OSError: a file cannot be read.
-    """
-    source = find_source(Path(path), shard=False)
-    tensors = StoredTensors(source.files)
-    for header in tensors.headers:
-        if KEY in header.metadata:
-            raise ValueError(f"{header.file} is ternfmt already; `ternfmt dequantize` it first")
-    choices = choose(tensors.spans, settings.include, settings.exclude)
-    plan = Plan(source, tensors.spans, choices, settings)
-    if not plan.ternary:
-        raise ValueError(f"{path}: none of the {len(choices)} tensors would become ternary; name some with --include")
-    make_document({name: settings.entry(tensors.spans[name].shape) for name in plan.ternary}, choices)
-    return plan
-
-
-def convert(plan: Plan, destination: str | Path, progress: Progress | None = None) -> list[str]:
+def convert(
+    plan: Plan,
+    destination: str | Path,
+    progress: Progress = lambda weights: None,
+    *,
+    measuring: Progress = lambda weights: None,
+    jobs: int | None = None,
+    resume: bool = False,
+    quantizer: Quantizer = quantize,
+) -> Result:
     """Quantise and write; the destination appears when it is complete.
 
-    Memory: the largest source tensor's codes and the pages of the source that are in use.
+    The bytes do not depend on ``jobs``, nor on how often the conversion was interrupted and resumed. Memory: a block
+    of rows for each job (`stream.BLOCK_WEIGHTS`), its temporaries, and a tensor's scales.
+
+    Until then everything is kept in ``DESTINATION.partial``. It stays when the run is interrupted or the disk fails
+    and some tensor is finished; it goes when the data is at fault.
 
     Args:
         plan: from `plan_conversion`.
         destination: file for a file, folder for a folder; must not exist.
-        progress: called after each tensor.
-
-    Returns:
-        Names of the ternary tensors whose scales needed F32.
+        progress: called as weights are done, from any thread.
+        measuring: the same for what the dial measures before.
+        jobs: tensors to work on at a time; None is one a CPU.
+        resume: go on with what an interrupted run has left; else that is removed.
+        quantizer: `quantize`, or the same on another device.
 
     Raises:
         WeightError: a weight is NaN or Inf.
-        FileExistsError, FileNotFoundError, OSError: as for `ternfmt.rewrite.rewrite`.
+        SourceChangedError: a source file changed meanwhile, or since the run that is to be resumed.
+        BusyError: another conversion to this destination is going on.
+        ValueError: what is to be resumed is other work.
+        FileExistsError, FileNotFoundError, OSError: the destination, as for `ternfmt.rewrite.rewrite`.
     """
-    needs_f32: set[str] = set()
-
-    def write_file(file: Path, target: Path) -> Stored:
-        # Whether a tensor's scales fit F16 shows when it is quantised, but the layout comes first. On the rare
-        # tensor that does not fit, the rest of the file is only scanned for others, and the file is done again.
-        while True:
-            stored, found = _write_file(plan, file, target, needs_f32, progress)
-            if not found:
-                return stored
-            needs_f32.update(found)
-
-    rewrite(plan.source, Path(destination), write_file, _quantization_config)
-    return sorted(needs_f32)
-
-
-def _write_file(
-    plan: Plan, file: Path, target: Path, needs_f32: set[str], progress: Progress | None
-) -> tuple[Stored, set[str]]:
-    """Write one file; the second result names tensors whose scales did not fit the plan."""
-    tensors = StoredTensors([file])
-    stored: dict[str, tuple[str, tuple[int, ...]]] = {}
-    entries: dict[str, Entry] = {}
-    for name, span in tensors.spans.items():
-        stored.update(plan.stored(name, name in needs_f32))
-        if plan.choices[name].ternary:
-            entries[name] = plan.settings.entry(span.shape)
-    document = make_document(entries, tensors.spans, {"encoder": plan.settings.to_json()})
-    found: set[str] = set()
-    writer = Writer(target, stored, document, tensors.headers[0].metadata)
-    try:
-        for name, span in tensors.spans.items():
-            if not plan.choices[name].ternary:
-                if not found:
-                    writer.write(name, tensors[name])
-            else:
-                scale_dtype = stored[name + SCALE_SUFFIXES[0]][0]
-                tensor = quantize(
-                    tensors[name],
-                    plan.settings.method,
-                    planes=plan.settings.planes,
-                    group_size=plan.settings.group_size,
-                    scale_dtype=DTYPES[scale_dtype],
-                    name=name,
-                )
-                if tensor.scale.dtype != DTYPES[scale_dtype]:
-                    found.add(name)
-                elif not found:
-                    writer.write_tensor(name, tensor)
-            if progress is not None:
-                progress(name, span.end - span.begin)
-        if found:
-            writer.abort()
-        else:
-            writer.commit()
-    except BaseException:
-        writer.abort()
-        raise
-    return stored, found
+    with WorkFolder(_resolve(plan, destination)) as folder:
+        leftover = folder.leftover()
+        if leftover is not None:
+            folder.remove()
+            if resume:
+                return Result.from_json(leftover)
+        folder.begin(plan.fingerprint, plan.stamps, resume=resume)
+        try:
+            with closing(open_source(plan.checkpoint)) as source:
+                settled = settle(plan, source, folder.measurements, jobs=_jobs(jobs), progress=measuring)
+                write_json(folder.path / "plan.json", settled.to_json())
+                Runner(settled, folder, source, quantizer, _jobs(jobs), progress, threading.Event()).run(settled.files)
+            return finish(settled, folder)
+        except ValueError:  # the data is at fault: no later run could go on from here
+            folder.remove()
+            raise
+        except BaseException:
+            if not folder.holds_work():
+                folder.remove()
+            raise
 
 
-def _quantization_config(config: dict[str, Any]) -> dict[str, Any]:
-    """SPEC S-7.8: what ``config.json`` says of a ternfmt model."""
-    return {**config, "quantization_config": {"quant_method": "ternfmt", "format_version": VERSION}}
+def run_shard(
+    plan: Plan,
+    destination: str | Path,
+    shard: int,
+    count: int,
+    progress: Progress = lambda weights: None,
+    *,
+    jobs: int | None = None,
+    quantizer: Quantizer = quantize,
+) -> list[str]:
+    """Make every ``count``-th output file, from number ``shard`` (from 1) on; goes on where it was interrupted.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        ValueError: ``shard`` is not one of ``count``, or the work folder holds the work of another plan.
+        As for `convert`.
+    """
+    if not 1 <= shard <= count:
+        raise ValueError(f"shard {shard}/{count}: expected a number from 1 to {count}")
+    files = plan.files[shard - 1 :: count]
+    with WorkFolder(_resolve(plan, destination), shared=True) as folder:
+        folder.begin(plan.fingerprint, plan.stamps, resume=True)
+        with closing(open_source(plan.checkpoint)) as source:
+            Runner(plan, folder, source, quantizer, _jobs(jobs), progress, threading.Event()).run(files)
+    return [file.name for file in files]
+
+
+def finish_shards(plan: Plan, destination: str | Path) -> Result:
+    """Publish what the shards have made.
+
+    Raises:
+        ValueError: a file is missing, or the work folder holds the work of another plan.
+        BusyError: a shard is still at work.
+        OSError: reading or writing fails.
+    """
+    with WorkFolder(_resolve(plan, destination)) as folder:
+        leftover = folder.leftover()
+        if leftover is not None:
+            folder.remove()
+            return Result.from_json(leftover)
+        folder.begin(plan.fingerprint, plan.stamps, resume=True)
+        return finish(plan, folder)
+
+
+def _jobs(jobs: int | None) -> int:
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs: expected at least 1, got {jobs}")
+    return jobs or os.cpu_count() or 1
+
+
+def _resolve(plan: Plan, destination: str | Path) -> Path:
+    """The destination as an absolute path outside of the source."""
+    path = Path(destination).absolute()
+    source = plan.checkpoint.pipeline or plan.checkpoint.folder
+    if source is not None and source.resolve() in path.resolve().parents:
+        raise ValueError(f"{destination} lies in the source {source}: choose a place outside of it")
+    return path

@@ -15,7 +15,6 @@ from safetensors.numpy import save_file
 
 import ternfmt
 from ternfmt.container import nbytes
-from ternfmt.encode import convert as convert_module
 
 from .conftest import Run, dense_tensors
 
@@ -103,17 +102,36 @@ def test_a_tensor_whose_scales_f16_cannot_hold_gets_f32(run: Run, tmp_path: Path
         assert np.array_equal(model["a.weight"].dequantize(), tensors["a.weight"])
 
 
-def test_a_folder_keeps_its_shards_config_and_other_files(run: Run, sharded: Path) -> None:
+def test_a_folder_keeps_its_config_and_other_files(run: Run, sharded: Path) -> None:
     destination = sharded.with_name("ternary")
     assert run("convert", sharded, destination).code == 0
-    assert ternfmt.validate(destination, digests=True).files == 2
+    assert ternfmt.validate(destination, digests=True).files == 1
     config = json.loads((destination / "config.json").read_text())
     assert config["model_type"] == "x"
     assert config["quantization_config"] == {"quant_method": "ternfmt", "format_version": "1.0"}
     assert (destination / "sub" / "tokenizer.txt").read_text() == "kept"
     assert not (destination / "pytorch_model.bin").exists()
+    assert (destination / "model.safetensors").exists()
     with ternfmt.open(destination) as model:
         assert sorted(n for n, i in model.tensors.items() if i.ternary) == TERNARY
+
+
+def test_a_large_output_is_several_files_and_an_index(run: Run, sharded: Path) -> None:
+    destination = sharded.with_name("ternary")
+    result = run("convert", sharded, destination, "--max-shard-size", "2kB", "--json")
+    assert result.json["files"] == [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    assert ternfmt.validate(destination, digests=True).files == 2
+    index = json.loads((destination / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == result.json["bytes"]
+    assert all(index["weight_map"][name] == index["weight_map"][f"{name}_scale"] for name in TERNARY)
+
+
+def test_a_file_with_a_limit_becomes_a_folder_of_the_same_tensors(run: Run, checkpoint: Path) -> None:
+    folder, file = checkpoint.with_name("folder"), checkpoint.with_name("ternary.safetensors")
+    assert run("convert", checkpoint, folder, "--max-shard-size", "2kB").code == 0
+    assert run("convert", checkpoint, file).code == 0
+    assert (folder / "dense.safetensors.index.json").exists()
+    assert run("diff", folder, file).code == 0
 
 
 def test_sharding_does_not_change_a_tensor(run: Run, sharded: Path, checkpoint: Path) -> None:
@@ -162,21 +180,6 @@ def test_a_weight_that_is_not_finite_names_its_place_and_leaves_nothing(run: Run
     assert "'x.weight'" in result.err
     assert "row 3, column 2" in result.err
     assert [p.name for p in tmp_path.iterdir()] == ["dense.safetensors"]
-
-
-def test_a_failure_in_a_later_shard_leaves_nothing(run: Run, sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = convert_module.quantize
-
-    def failing(weight: object, *args: object, name: str, **kwargs: object) -> object:
-        if name == "blocks.1.proj.weight":
-            raise OSError(28, "No space left on device")
-        return real(weight, *args, name=name, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(convert_module, "quantize", failing)
-    result = run("convert", sharded, sharded.with_name("ternary"))
-    assert result.code == 1
-    assert "No space left" in result.err
-    assert [p.name for p in sharded.parent.iterdir()] == ["model"]
 
 
 def test_already_ternary_is_refused(run: Run, checkpoint: Path) -> None:

@@ -1,4 +1,4 @@
-"""`make demo` on the real checkpoint: the numbers it prints mean what the table says."""
+"""`make demo-minilm` on the real checkpoint: the numbers it prints mean what the table says."""
 
 import json
 from pathlib import Path

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import ternfmt
-from ternfmt.encode.convert import Settings, convert, plan_conversion
+from ternfmt.encode.convert import convert
+from ternfmt.encode.plan import plan_conversion
+from ternfmt.encode.settings import Settings
 
 collect_ignore_glob = [] if importlib.util.find_spec("transformers") else ["test_*.py"]
 

@@ -24,7 +24,9 @@ from transformers import (
 
 import ternfmt
 from ternfmt import FormatError, Kind, TernaryTensor
-from ternfmt.encode.convert import Settings, convert, plan_conversion
+from ternfmt.encode.convert import convert
+from ternfmt.encode.plan import plan_conversion
+from ternfmt.encode.settings import Settings
 from ternfmt_runtime import LoadError, TernaryConfig
 from tests.runtime.transformers.conftest import run
 
@@ -159,7 +161,9 @@ def test_not_a_linear(dense: Callable[..., Path], tmp_path: Path) -> None:
 
 
 def test_gpt2(dense: Callable[..., Path], tmp_path: Path) -> None:
-    convert(plan_conversion(dense("gpt2"), Settings()), tmp_path / "t")
+    with pytest.raises(ValueError, match=r"none of the 28 tensors would become ternary .*stored as \[in, out\]"):
+        plan_conversion(dense("gpt2"), Settings())
+    convert(plan_conversion(dense("gpt2"), Settings(policy="general")), tmp_path / "t")
     with pytest.raises(LoadError, match=r"'transformer\.h\.0\.attn\.c_attn' is a Conv1D; .* --exclude"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "t")
 
@@ -223,7 +227,7 @@ def test_unexpected_tensors_are_reported_as_for_dense_models(ternary: Callable[.
     """A checkpoint of BERT has more heads than any one class."""
 
     def add(tensors: dict[str, Any]) -> None:
-        tensors["cls.seq_relationship.weight"] = tensors["pooler.dense.weight"]
+        tensors["cls.seq_relationship.weight"] = tensors["encoder.layer.0.output.dense.weight"]
 
     folder = copy_with(ternary("bert"), tmp_path / "t", add)
     model, report = AutoModel.from_pretrained(folder, output_loading_info=True)
@@ -256,10 +260,10 @@ def test_names_that_transformers_tears_apart(ternary: Callable[..., Path], tmp_p
     """A renaming of `weight` alone leaves the scale behind."""
 
     def rename(tensors: dict[str, Any]) -> None:
-        tensors["pooler.dense.kernel"] = tensors.pop("pooler.dense.weight")
+        tensors["encoder.layer.0.output.dense.kernel"] = tensors.pop("encoder.layer.0.output.dense.weight")
 
     folder = copy_with(ternary("bert"), tmp_path / "t", rename)
-    with pytest.raises(LoadError, match=r"'pooler\.dense\.kernel_scale': transformers loads it as '.*kernel_scale'"):
+    with pytest.raises(LoadError, match=r"'\S+\.dense\.kernel_scale': transformers loads it as '.*kernel_scale'"):
         AutoModel.from_pretrained(folder, key_mapping={r"kernel$": "weight"})
 
 

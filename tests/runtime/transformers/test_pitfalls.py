@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import ternfmt
 from ternfmt import FormatError
-from ternfmt.encode.convert import Settings
+from ternfmt.encode.settings import Settings
 from ternfmt_runtime import LoadError, TernaryConfig, TernaryLinear
 from tests.runtime.transformers.conftest import check_layers, run
 from tests.runtime.transformers.test_errors import NAME, copy_with, tamper
@@ -146,7 +146,8 @@ def test_13_a_tied_head_stays_dense(dense: Callable[..., Path], tmp_path: Path) 
 
 
 def test_13_a_ternary_head_cannot_be_tied(dense: Callable[..., Path], tmp_path: Path) -> None:
-    from ternfmt.encode.convert import convert, plan_conversion
+    from ternfmt.encode.convert import convert
+    from ternfmt.encode.plan import plan_conversion
 
     convert(plan_conversion(dense("llama"), Settings(include=("*proj.weight", "lm_head.weight"))), tmp_path / "t")
     assert isinstance(AutoModelForCausalLM.from_pretrained(tmp_path / "t").lm_head, TernaryLinear)

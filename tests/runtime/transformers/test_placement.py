@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 import ternfmt
 from ternfmt import FormatError
 from ternfmt.canonicalize import canonicalize
-from ternfmt.encode.convert import Settings
+from ternfmt.encode.settings import Settings
 from ternfmt_runtime import TernaryLinear
 from tests.runtime.transformers.conftest import check_layers, run, same_bytes
 from tests.runtime.transformers.test_errors import copy_with, tamper

@@ -1,0 +1,110 @@
+"""How tensors are to be quantised: what is asked for a model, and what that comes to for one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..metadata import Entry
+from ..names import CODES_SUFFIXES, SCALE_SUFFIXES
+from ..pack import packed_columns
+from ..writer import Stored
+from .overrides import Override
+
+SHARD_BYTES = 5_000_000_000
+"""Default limit on an output file: 5 GB, as on the Hub. FLUX.1 with one plane fits one file."""
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """How one tensor is quantised.
+
+    Attributes:
+        method: ``absmean``, ``exact`` or ``planes``.
+        planes: number of planes, 1 but for method ``planes``.
+        group_size: columns that share a scale, or None.
+        scale_dtype: ``F16``, ``BF16`` or ``F32``; None is F16 with F32 where F16 does not reach (SPEC S-4.5).
+    """
+
+    method: str = "exact"
+    planes: int = 1
+    group_size: int | None = None
+    scale_dtype: str | None = None
+
+    def entry(self, shape: tuple[int, ...]) -> Entry:
+        """What the document will say of a tensor of this shape."""
+        return Entry(shape, self.group_size, self.planes)
+
+    def stored(self, name: str, shape: tuple[int, ...], *, wide: bool = False) -> Stored:
+        """The stored tensors of ternary tensor ``name``; ``wide`` has F32 in place of F16 scales."""
+        entry = self.entry(shape)
+        scale_dtype = self.scale_dtype or "F16"
+        if wide and scale_dtype == "F16":
+            scale_dtype = "F32"
+        codes = {name + suffix: ("U8", (entry.n, packed_columns(entry.k))) for suffix in CODES_SUFFIXES[: self.planes]}
+        scales = {name + suffix: (scale_dtype, entry.scale_shape) for suffix in SCALE_SUFFIXES[: self.planes]}
+        return {**codes, **scales}
+
+    def to_json(self) -> dict[str, Any]:
+        """As the document's ``encoder`` and plan files record it; what is default is left out."""
+        value: dict[str, Any] = {"method": self.method}
+        if self.planes > 1:
+            value["planes"] = self.planes
+        if self.group_size is not None:
+            value["group_size"] = self.group_size
+        if self.scale_dtype is not None:
+            value["scale_dtype"] = self.scale_dtype
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> LayerSettings:
+        """From what `to_json` gave."""
+        return cls(value["method"], value.get("planes", 1), value.get("group_size"), value.get("scale_dtype"))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for a model.
+
+    Attributes:
+        method, planes, group_size, scale_dtype: as for `LayerSettings`, for every tensor without an override;
+            ``planes`` is used by method ``planes`` only.
+        include, exclude: glob patterns, as for `choose`.
+        policy: name of the table of layers to use; None finds it from the checkpoint.
+        overrides: settings of single layers.
+        ratio: block ratio to reach by giving second planes to the layers that gain most; None gives every layer
+            the same.
+        names: ``diffusers`` or ``bfl`` to rename; None keeps names.
+        component: the part of a pipeline that is converted; None is its transformer.
+        base_model: the source's name on the Hub; None finds it where it is stated.
+        shard_bytes: limit on the bytes of tensors in an output file; None is SHARD_BYTES where the output is a
+            folder, and no limit where it is a file.
+    """
+
+    method: str = "exact"
+    planes: int = 2
+    group_size: int | None = None
+    scale_dtype: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    policy: str | None = None
+    overrides: tuple[Override, ...] = ()
+    ratio: float | None = None
+    names: str | None = None
+    component: str | None = None
+    base_model: str | None = None
+    shard_bytes: int | None = None
+
+    @property
+    def layer(self) -> LayerSettings:
+        """For a tensor without an override."""
+        planes = self.planes if self.method == "planes" else 1
+        return LayerSettings(self.method, planes, self.group_size, self.scale_dtype)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the document's ``encoder`` records them."""
+        value = self.layer.to_json()
+        if self.ratio is not None:
+            value["ratio"] = str(self.ratio)
+        return value
