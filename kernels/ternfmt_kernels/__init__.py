@@ -1,6 +1,7 @@
 """Multiply activations by packed ternary weights (SPEC section 12) in PyTorch."""
 
+from .linear import linear
 from .ops import matmul, matmul_transposed
 from .registry import KernelError, backends
 
-__all__ = ["KernelError", "backends", "matmul", "matmul_transposed"]
+__all__ = ["KernelError", "backends", "linear", "matmul", "matmul_transposed"]

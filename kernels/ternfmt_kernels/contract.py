@@ -20,6 +20,17 @@ scales      F32, F16 or BF16, ditto  ``[N]``, or ``[N, ceil(K/group_size)]``, co
 result      ``out_dtype``            ``[..., N]`` (transposed: ``[..., K]``)
 ==========  =======================  ==========================================================
 
+`linear` adds what a layer adds, in the same launch where a backend can (`Extras`)::
+
+    y[m, n] + (sum over r of up[n, r] * (sum over k of down[r, k] * x[m, k])) + bias[n]
+
+rounded once, to x's dtype; on request (W2A8) x is quantised to int8 first, row by row (S-12.4).
+
+==========  =======================  ==========================================================
+bias        F32, F16 or BF16         ``[N]``
+down, up    F32, F16 or BF16         ``[R, K]`` and ``[N, R]``
+==========  =======================  ==========================================================
+
 Codes are taken as valid (no forbidden code): whoever loads a file checks it once.
 """
 
@@ -63,6 +74,29 @@ class Call:
     k: int
     planes: int
     group_size: int | None
+    int8: bool = False
+    """x is to be quantised to int8: only `linear` asks for it."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What `linear` adds to the product.
+
+    Attributes:
+        bias: ``[N]``, or None.
+        low_rank: down ``[R, K]`` and up ``[N, R]``, or None.
+        int8: multiply x quantised to int8, a scale a row (`reference.quantise_rows`); the low-rank
+            term still takes x itself.
+    """
+
+    bias: Tensor | None = None
+    low_rank: tuple[Tensor, Tensor] | None = None
+    int8: bool = False
+
+    @property
+    def rank(self) -> int:
+        """R, 0 without a low-rank term."""
+        return 0 if self.low_rank is None else len(self.low_rank[0])
 
 
 class Product(Protocol):
@@ -75,6 +109,15 @@ class Product(Protocol):
         """
 
 
+class Linear(Protocol):
+    """Computes a product and adds the extras, of a call whose arguments `check` and `check_extras` accepted."""
+
+    def __call__(
+        self, call: Call, x: Tensor, codes: Sequence[Tensor], scales: Sequence[Tensor], extras: Extras, out: Tensor
+    ) -> None:
+        """Fill ``out``: x ``[M, K]`` -> ``[M, N]``, as `Product` does; never transposed."""
+
+
 @dataclass(frozen=True)
 class Backend:
     """One way to compute the product.
@@ -84,12 +127,14 @@ class Backend:
         unavailable: why it cannot run on this machine at all, or None.
         refuses: why it cannot serve this call, or None; asked only where it is available.
         product: the computation, for both directions.
+        linear: product and extras at once; None: `ops` adds them to the product.
     """
 
     name: str
     unavailable: Callable[[], str | None]
     refuses: Callable[[Call], str | None]
     product: Product
+    linear: Linear | None = None
 
 
 def check(
@@ -138,6 +183,28 @@ def check(
         planes=len(codes),
         group_size=group_size,
     )
+
+
+def check_extras(call: Call, extras: Extras) -> None:
+    """Check the extras against the table above.
+
+    Raises:
+        ValueError: a dtype, shape or device is not as stated; names expected and actual.
+    """
+    parts: list[tuple[str, Tensor, tuple[int, ...]]] = []
+    if extras.bias is not None:
+        parts.append(("bias", extras.bias, (call.n,)))
+    if extras.low_rank is not None:
+        down, up = extras.low_rank
+        if down.ndim != 2:
+            raise ValueError(f"down: expected [R, {call.k}], got {list(down.shape)}")
+        parts += [("down", down, (len(down), call.k)), ("up", up, (call.n, len(down)))]
+    for what, tensor, shape in parts:
+        _expect_dtype(what, tensor.dtype, FLOAT_DTYPES)
+        if tensor.shape != shape:
+            raise ValueError(f"{what}: expected {list(shape)}, got {list(tensor.shape)}")
+        if tensor.device != call.device:
+            raise ValueError(f"{what}: expected x's device {call.device}, got {tensor.device}")
 
 
 def error_bound(

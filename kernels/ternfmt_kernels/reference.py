@@ -21,6 +21,23 @@ TILE_BYTES = 1 << 22
 """Float32 codes expanded at a time, one row at least: small beside any layer, large enough for a fast matmul."""
 
 
+def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantise x ``[M, K]`` to q int8 ``[M, K]`` and scale ``[M]`` float32: x is about ``scale * q``.
+
+    scale = max|x| / 127, q = x * (127 / max|x|) rounded half to even, in float32. A row below 2^-100
+    counts as zeros and has scale 0.
+    """
+    x = x.float()
+    if not x.numel():
+        return x.to(torch.int8), x.new_zeros(len(x))
+    amax = x.abs().amax(1)
+    small = amax < 2.0**-100
+    # A tensor, because torch divides by and into plain numbers by way of a rounded reciprocal.
+    most = torch.full_like(amax, 127.0)
+    q = (x * (most / torch.where(small, 1.0, amax))[:, None]).round().clamp(-127, 127)
+    return q.to(torch.int8), torch.where(small, 0.0, amax / most)
+
+
 def _product(call: Call, x: Tensor, codes: Sequence[Tensor], scales: Sequence[Tensor], out: Tensor) -> None:
     x = x.float()
     with no_autocast(x.device):

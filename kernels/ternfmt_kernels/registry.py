@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from .contract import Backend, Call
 from .reference import TORCH
+from .triton_backend import TRITON
 
-BACKENDS: list[Backend] = [TORCH]
+BACKENDS: list[Backend] = [TRITON, TORCH]
 """Fastest first; the last serves every call."""
 
 OVERRIDE = "TERNFMT_KERNEL"

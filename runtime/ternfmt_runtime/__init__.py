@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import plugins
 from .linear import TernaryLinear
 from .load import LoadError, LoadReport, load_into
+from .memory import DeviceMemory, device_memory, use_int8_activations
 from .quantize import QuantizeReport, quantize_
 from .swap import dequantize_
 
@@ -16,14 +17,17 @@ if TYPE_CHECKING:
     from .config import TernaryConfig
 
 __all__ = [
+    "DeviceMemory",
     "LoadError",
     "LoadReport",
     "QuantizeReport",
     "TernaryConfig",
     "TernaryLinear",
     "dequantize_",
+    "device_memory",
     "load_into",
     "quantize_",
+    "use_int8_activations",
 ]
 
 plugins.watch()

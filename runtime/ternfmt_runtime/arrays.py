@@ -29,6 +29,20 @@ def to_tensor(array: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(array.view(bits)).view(dtype)
 
 
+def host_copy(array: npt.NDArray[Any], device: torch.device) -> npt.NDArray[Any]:
+    """A writable copy of a file's array, from where ``device`` can fetch it.
+
+    For another device than the CPU it lies in page-locked memory, which the device reads at full
+    speed; from other memory the driver would first make a copy of its own.
+    """
+    if device.type in ("cpu", "meta"):
+        return np.array(array)
+    dtype = to_tensor(np.empty(0, array.dtype)).dtype
+    copy = to_array(torch.empty(array.shape, dtype=dtype, pin_memory=True))
+    np.copyto(copy, array)
+    return copy
+
+
 def to_array(tensor: Tensor) -> npt.NDArray[Any]:
     """The tensor as an array; shares the memory of a contiguous CPU tensor."""
     tensor = tensor.detach().cpu().contiguous()

@@ -15,7 +15,7 @@ from ternfmt import LowRank, Plane, TensorInfo, TernaryTensor
 from ternfmt.check import check_ternary
 from ternfmt.container import DTYPES
 
-from .arrays import to_tensor
+from .arrays import host_copy, to_tensor
 from .casting import layer_class
 from .linear import TernaryLinear
 from .swap import Places, places, swap, why_not_swappable
@@ -65,8 +65,8 @@ def load_into(model: nn.Module, path: str | Path, *, strict: bool = True) -> Loa
     Each nn.Linear whose weight is ternary in the file becomes a `TernaryLinear`; no dense weight is
     made for it. Dense tensors are cast to the dtype of the model's tensor, as ``load_state_dict``
     does. Meta tensors come to the CPU, others stay on their device. Everything is copied out of the
-    file, a tensor at a time, and codes and scales are checked in the copy: the model does not
-    depend on the file afterwards.
+    file, a tensor at a time, and codes and scales are checked in the copy (page-locked, if they then
+    go to another device): the model does not depend on the file afterwards.
 
     Args:
         model: changed in place.
@@ -96,7 +96,8 @@ def load_into(model: nn.Module, path: str | Path, *, strict: bool = True) -> Loa
         for info in sorted(loaded, key=lambda info: info.ternary):
             value = file[info.name]
             if isinstance(value, TernaryTensor):
-                _place_ternary(_checked_copy(value, info), slots[info.name].module, held)
+                slot = slots[info.name]
+                _place_ternary(_checked_copy(value, info, slot.tensor.device), slot.module, held)
             else:
                 _place_dense(to_tensor(value), [slots[alias] for alias in aliases[info.name]])
     return LoadReport(
@@ -179,12 +180,12 @@ def _lost_buffers(model: nn.Module) -> Iterator[str]:
                 )
 
 
-def _checked_copy(tensor: TernaryTensor, info: TensorInfo) -> TernaryTensor:
-    """A copy in memory, its codes and scales checked: the file may change, the copy won't."""
-    planes = tuple(Plane(np.array(p.codes), np.array(p.scale)) for p in tensor.planes)
+def _checked_copy(tensor: TernaryTensor, info: TensorInfo, device: torch.device) -> TernaryTensor:
+    """A copy in memory for ``device``, its codes and scales checked: the file may change, the copy won't."""
+    planes = tuple(Plane(host_copy(p.codes, device), host_copy(p.scale, device)) for p in tensor.planes)
     low_rank = tensor.low_rank
     if low_rank is not None:
-        low_rank = LowRank(np.array(low_rank.down), np.array(low_rank.up))
+        low_rank = LowRank(host_copy(low_rank.down, device), host_copy(low_rank.up, device))
     copy = replace(tensor, planes=planes, low_rank=low_rank)
     check_ternary(copy, f"{info.file}: {info.name!r}")
     return copy

@@ -11,7 +11,9 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from ternfmt.pack import pack, unpack
-from ternfmt_kernels import matmul, matmul_transposed
+from ternfmt_kernels import linear, matmul, matmul_transposed
+from ternfmt_kernels.contract import error_bound
+from ternfmt_kernels.reference import quantise_rows
 
 N, K = 37, 53
 FEATURES = [(1, None), (2, 16)]
@@ -127,3 +129,69 @@ def test_arguments_are_checked(change: dict[str, object], message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         matmul(*(arguments | change).values())
+
+
+FACTORS = (torch.randn(4, K, generator=torch.manual_seed(0)), torch.randn(N, 4))
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_opcheck_of_linear(whole: bool, int8: bool) -> None:
+    codes, scales = make_planes(2, 16)
+    x = torch.randn(2, 3, K, requires_grad=True)
+    extras = [torch.randn(N), *FACTORS] if whole else [None, None, None]
+    for tensor in extras:
+        if tensor is not None:
+            tensor.requires_grad_()
+    torch.library.opcheck(torch.ops.ternfmt.linear.default, (x, codes, scales, K, 16, *extras, int8))
+
+
+def test_gradients_of_linear() -> None:
+    codes, scales = make_planes(2, 16)
+    weight = dense(codes, scales, 16)
+    leaves = [t.detach().clone().requires_grad_() for t in (torch.randn(5, K), torch.randn(N), *FACTORS)]
+
+    def gradients(y: Tensor) -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
+        return first + torch.autograd.grad(first[0].square().sum(), leaves[:1])
+
+    x, bias, down, up = leaves
+    ours = gradients(linear(x, codes, scales, K, 16, bias, down, up))
+    theirs = gradients(x @ weight.T + x @ down.T @ up.T + bias)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * b.abs().max().item())
+
+
+def test_int8_activations_within_the_bound_of_what_they_were_quantised_to() -> None:
+    """S-12.4. The gradient is that of the product without them."""
+    codes, scales = make_planes(2, 16)
+    weight = dense(codes, scales, 16).double()
+    x = torch.randn(5, K, requires_grad=True)
+    q, scale = quantise_rows(x.detach())
+    assert (q.double() * scale.double()[:, None] - x.detach()).abs().max() <= scale.max() / 2 * 1.0001
+    quantised = q.double() * scale.double()[:, None]
+    exact = quantised @ weight.T
+    magnitude = quantised.abs() @ weight.abs().T
+    bound = error_bound(exact, magnitude, torch.float32, columns=K, planes=2, groups=4)
+    y = linear(x, codes, scales, K, 16, int8=True)
+    assert ((y.double() - exact).abs() <= bound).all()
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    (plain,) = torch.autograd.grad(linear(x, codes, scales, K, 16).sum(), x)
+    assert torch.equal(grad, plain)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bias": torch.zeros(N + 1)}, r"bias: expected \[37\], got \[38\]"),
+        ({"bias": torch.zeros(N, dtype=torch.float64)}, "bias: expected .*got torch.float64"),
+        ({"bias": torch.zeros(N, device="meta")}, "bias: expected x's device cpu, got meta"),
+        ({"down": FACTORS[0]}, "expected down and up, or neither"),
+        ({"down": torch.zeros(4), "up": FACTORS[1]}, r"down: expected \[R, 53\], got \[4\]"),
+        ({"down": FACTORS[0], "up": torch.zeros(N, 5)}, r"up: expected \[37, 4\], got \[37, 5\]"),
+    ],
+)
+def test_extras_are_checked(change: dict[str, Tensor], message: str) -> None:
+    codes, scales = make_planes(1, None)
+    with pytest.raises(ValueError, match=message):
+        linear(torch.zeros(2, K), codes, scales, K, None, **change)

@@ -1,0 +1,1 @@
+"""What the kernels cost: measured on a GPU, read from compiled code, and reckoned on paper."""
