@@ -195,7 +195,9 @@ def _finish(args: argparse.Namespace, plan: Plan, destination: Path, work: Calla
     with _stoppable(destination, "the same command with --resume goes on, without it begins anew"):
         result = work()
     source = args.source or str(plan.checkpoint.path)
-    summary = made(plan, source, str(destination), result, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    at_once = not args.resume and not args.finish
+    summary = made(plan, source, str(destination), result, seconds, at_once=at_once)
     if args.report:
         Path(args.report).write_text(render(report_summary(summary), result.layers), encoding="utf-8")
     if args.json:

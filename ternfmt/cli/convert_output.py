@@ -25,8 +25,8 @@ def planned(plan: Plan, source: str) -> dict[str, Any]:
     }
 
 
-def made(plan: Plan, source: str, destination: str, result: Result, seconds: float) -> dict[str, Any]:
-    """The result in numbers."""
+def made(plan: Plan, source: str, destination: str, result: Result, seconds: float, *, at_once: bool) -> dict[str, Any]:
+    """The result in numbers; there is a rate only if it was made ``at_once``, not in several runs."""
     totals = Totals.of(result.layers)
     return {
         **_common(plan, source),
@@ -38,7 +38,7 @@ def made(plan: Plan, source: str, destination: str, result: Result, seconds: flo
         "sparsity": totals.sparsity,
         "layers": [_layer(layer) for layer in result.layers],
         "seconds": round(seconds, 3),
-        "mweights_per_s": round(plan.weights / seconds / 1e6, 1),
+        "mweights_per_s": round(plan.weights / seconds / 1e6, 1) if at_once else None,
         "peak_rss_bytes": peak_rss(),
         "native": native.selected(),
     }
@@ -113,9 +113,10 @@ def print_made(summary: dict[str, Any], result: Result, *, layers: bool) -> None
     _print_ratios(summary)
     if summary["scales_in_f32"]:
         print(f"F32 scales, out of F16's range: {', '.join(summary['scales_in_f32'])}")
-    peak = summary["peak_rss_bytes"]
+    rate, peak = summary["mweights_per_s"], summary["peak_rss_bytes"]
     print(
-        f"wrote {summary['destination']} in {summary['seconds']:.1f} s: {summary['mweights_per_s']:.0f} Mweights/s"
+        f"wrote {summary['destination']} in {summary['seconds']:.1f} s"
+        f"{'' if rate is None else f', {rate:.0f} Mweights/s'}"
         f"{'' if peak is None else f', peak memory {format_bytes(peak)}'}"
     )
 

@@ -134,6 +134,11 @@ def test_a_file_with_a_limit_becomes_a_folder_of_the_same_tensors(run: Run, chec
     assert run("diff", folder, file).code == 0
 
 
+def test_a_file_becomes_a_folder_where_dst_ends_in_a_slash(run: Run, checkpoint: Path) -> None:
+    assert run("convert", checkpoint, f"{checkpoint.with_name('folder')}/").code == 0
+    assert [path.name for path in checkpoint.with_name("folder").iterdir()] == ["dense.safetensors"]
+
+
 def test_sharding_does_not_change_a_tensor(run: Run, sharded: Path, checkpoint: Path) -> None:
     run("convert", sharded, sharded.with_name("ternary"))
     run("convert", checkpoint, checkpoint.with_name("ternary.safetensors"))
