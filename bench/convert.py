@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ternfmt.encode.checkpoint import find_checkpoint
-from ternfmt.encode.stream import BLOCK_WEIGHTS
+from ternfmt.encode.run.stream import BLOCK_WEIGHTS
+from ternfmt.encode.source.checkpoint import find_checkpoint
 
 BLOCK_BYTES = 2 * BLOCK_WEIGHTS
 

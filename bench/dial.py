@@ -1,7 +1,7 @@
 """What rule should the dial spend by? Rules beside each other on two small trained models.
 
-For each block ratio and rule the layers that `ternfmt.encode.dial.spend` chooses get two planes, the others one, and
-the dequantised weights take the place of the model's own. Rules differ in what they call a layer's noise:
+For each block ratio and rule the layers that `ternfmt.encode.run.dial.spend` chooses get two planes, the others one,
+and the dequantised weights take the place of the model's own. Rules differ in what they call a layer's noise:
 
     relative   its squared error over its squared norm, times its number of weights: what the dial uses
     absolute   its squared error
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 import ternfmt
-from ternfmt.encode.dial import DialLayer, LayerCosts, measure, spend
+from ternfmt.encode.run.dial import DialLayer, LayerCosts, measure, spend
 from ternfmt.encode.settings import LayerSettings
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

@@ -140,7 +140,7 @@ def count_non_zero(packed: npt.NDArray[np.uint8], k: int) -> int | None:
 def squares(
     weight: Array, group_size: int, codes: Sequence[npt.NDArray[np.uint8]], scales: Array, chunk_rows: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
-    """Sums of squared errors and of squares of each chunk of rows, in the order that encode/layer_report.py states.
+    """Sums of squared errors and of squares of each chunk of rows, in the order of encode/report/layer_report.py.
 
     Args:
         weight: F32, F16 or BF16 ``[R, K]``.

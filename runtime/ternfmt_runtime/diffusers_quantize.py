@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import ternfmt
 from ternfmt.container import Span
-from ternfmt.encode.policies import find_policy
-from ternfmt.encode.policy import choose
+from ternfmt.encode.source.policies import find_policy
+from ternfmt.encode.source.policy import choose
 
 from .arrays import to_array
 from .config import TernaryConfig

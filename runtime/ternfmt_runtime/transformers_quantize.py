@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 import ternfmt
 from ternfmt.container import Span
-from ternfmt.encode.policy import choose
+from ternfmt.encode.source.policy import choose
 
 from .arrays import to_array
 from .casting import layer_class

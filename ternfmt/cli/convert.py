@@ -14,20 +14,20 @@ from pathlib import Path
 from types import FrameType
 
 from ..encode.convert import convert, finish_shards, run_shard
-from ..encode.finish import Result
-from ..encode.html_report import render
-from ..encode.lock import BusyError
 from ..encode.methods import METHODS
 from ..encode.overrides import read_overrides
 from ..encode.plan import Plan, plan_conversion
 from ..encode.plan_file import read_plan, write_plan
-from ..encode.policies import POLICIES
 from ..encode.quantize import quantize
+from ..encode.report.html_report import render
+from ..encode.run.finish import Result
+from ..encode.run.lock import BusyError
+from ..encode.run.settle import settle
+from ..encode.run.shards import parse_size
+from ..encode.run.stream import Quantizer
 from ..encode.settings import SHARD_BYTES, Settings
-from ..encode.settle import settle
-from ..encode.shards import parse_size
-from ..encode.sources import open_source
-from ..encode.stream import Quantizer
+from ..encode.source.policies import POLICIES
+from ..encode.source.sources import open_source
 from ..limits import PLANES_MAX
 from ..rewrite import check_destination
 from .convert_output import made, planned, print_made, print_planned, report_summary

@@ -7,11 +7,11 @@ from typing import Any
 
 from .. import native
 from ..container import nbytes
-from ..encode.companions import left_out
-from ..encode.finish import Result
-from ..encode.html_report import Summary
-from ..encode.layer_report import LayerReport, Totals
 from ..encode.plan import Plan
+from ..encode.report.html_report import Summary
+from ..encode.report.layer_report import LayerReport, Totals
+from ..encode.run.finish import Result
+from ..encode.source.companions import left_out
 from ..ratios import BF16_BYTES
 from .output import format_bytes, format_shape, print_table
 

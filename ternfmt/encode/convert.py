@@ -11,14 +11,14 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-from .finish import Result, finish
 from .plan import Plan
 from .quantize import quantize
-from .run_files import Progress, Runner
-from .settle import settle
-from .sources import open_source
-from .stream import Quantizer
-from .work_folder import WorkFolder, write_json
+from .run.finish import Result, finish
+from .run.run_files import Progress, Runner
+from .run.settle import settle
+from .run.stream import Quantizer
+from .run.work_folder import WorkFolder, write_json
+from .source.sources import open_source
 
 
 def convert(

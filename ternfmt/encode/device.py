@@ -24,8 +24,8 @@ from ..tensor import Plane, TernaryTensor
 from .histogram import COLUMNS_MAX, MARGIN
 from .levels import levels
 from .quantize import quantize
+from .run.stream import Quantizer
 from .scales import check_scale_dtype, store_scales
-from .stream import Quantizer
 from .weights import Array, Float64, check_weight, floor_bits
 
 BINS_PER_COLUMN = 4

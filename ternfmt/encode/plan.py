@@ -19,18 +19,18 @@ from typing import Any
 from ..container import nbytes
 from ..metadata import Document
 from ..writer import Stored, make_document
-from .checkpoint import Checkpoint, find_checkpoint
-from .flux_config import flux_config
-from .flux_names import rename
-from .origin import find_origin
 from .overrides import apply, check_matches, matching
-from .policies import POLICIES, find_policy
-from .policy import Choice, choose
-from .recipe import Part, Recipe, identity_recipes
+from .run.shards import OutputFile, assign_files, index_name
 from .settings import SHARD_BYTES, LayerSettings, Settings
-from .shards import OutputFile, assign_files, index_name
-from .sources import open_source
-from .tensor_source import TensorSource
+from .source.checkpoint import Checkpoint, find_checkpoint
+from .source.flux_config import flux_config
+from .source.flux_names import rename
+from .source.origin import find_origin
+from .source.policies import POLICIES, find_policy
+from .source.policy import Choice, choose
+from .source.recipe import Part, Recipe, identity_recipes
+from .source.sources import open_source
+from .source.tensor_source import TensorSource
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from .plan import Plan
-from .work_folder import write_json
+from .run.work_folder import write_json
 
 VERSION = 1
 """Of the form of a plan file. One of another version is refused."""

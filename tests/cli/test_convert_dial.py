@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import ternfmt
-from ternfmt.encode import dial
+from ternfmt.encode.run import dial
 
 from .conftest import Run
 

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import ternfmt
-from ternfmt.encode.flux_config import flux_config
+from ternfmt.encode.source.flux_config import flux_config
 from tests.encode.checkpoints import write_model, write_pipeline, write_sharded
 from tests.encode.flux import Arrays, bfl_checkpoint
 

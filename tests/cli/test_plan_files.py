@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ternfmt
-from ternfmt.encode.lock import FileLock
+from ternfmt.encode.run.lock import FileLock
 
 from .conftest import Run, dense_tensors
 

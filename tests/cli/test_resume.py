@@ -23,9 +23,9 @@ import ternfmt
 from ternfmt.encode import convert as convert_module
 from ternfmt.encode.convert import convert
 from ternfmt.encode.plan import plan_conversion
+from ternfmt.encode.run.work_folder import WorkFolder
 from ternfmt.encode.settings import Settings
-from ternfmt.encode.tensor_source import SourceChangedError
-from ternfmt.encode.work_folder import WorkFolder
+from ternfmt.encode.source.tensor_source import SourceChangedError
 
 from .conftest import Run
 

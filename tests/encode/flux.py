@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ternfmt.encode.flux_names import rename
-from ternfmt.encode.policy import COMFYUI_PREFIX
-from ternfmt.encode.recipe import Recipe, read, row_count
+from ternfmt.encode.source.flux_names import rename
+from ternfmt.encode.source.policy import COMFYUI_PREFIX
+from ternfmt.encode.source.recipe import Recipe, read, row_count
 
 
 class Arrays:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
-from ternfmt.encode.card import Numbers, model_card
-from ternfmt.encode.checkpoint import find_checkpoint
-from ternfmt.encode.origin import Origin, find_origin
+from ternfmt.encode.run.card import Numbers, model_card
 from ternfmt.encode.settings import LayerSettings
+from ternfmt.encode.source.checkpoint import find_checkpoint
+from ternfmt.encode.source.origin import Origin, find_origin
 from tests.encode.checkpoints import TENSORS, write_model, write_pipeline
 
 FLUX_CARD = """\

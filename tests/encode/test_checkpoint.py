@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 import ternfmt
-from ternfmt.encode.checkpoint import find_checkpoint
-from ternfmt.encode.companions import companions, left_out, place
-from ternfmt.encode.sources import open_source
+from ternfmt.encode.source.checkpoint import find_checkpoint
+from ternfmt.encode.source.companions import companions, left_out, place
+from ternfmt.encode.source.sources import open_source
 from tests.encode.checkpoints import TENSORS, write_json, write_model, write_pipeline, write_sharded
 
 

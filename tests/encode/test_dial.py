@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ternfmt.encode import dial
-from ternfmt.encode.dial import DialLayer, LayerCosts, Option, RatioError, choose_planes, measure, sample, spend
 from ternfmt.encode.quantize import quantize
+from ternfmt.encode.run import dial
+from ternfmt.encode.run.dial import DialLayer, LayerCosts, Option, RatioError, choose_planes, measure, sample, spend
 from ternfmt.encode.settings import LayerSettings
 from ternfmt.encode.weights import WeightError
 

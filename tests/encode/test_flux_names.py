@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ternfmt
-from ternfmt.encode.flux_names import rename
-from ternfmt.encode.recipe import Recipe, read
+from ternfmt.encode.source.flux_names import rename
+from ternfmt.encode.source.recipe import Recipe, read
 from tests.encode.flux import Arrays, bfl_checkpoint
 
 

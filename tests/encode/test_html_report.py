@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ternfmt.encode.html_report import Summary, render
-from ternfmt.encode.layer_report import LayerReport
-from ternfmt.encode.svg_plot import Axis, Column, linear_axis, log_axis, plot
+from ternfmt.encode.report.html_report import Summary, render
+from ternfmt.encode.report.layer_report import LayerReport
+from ternfmt.encode.report.svg_plot import Axis, Column, linear_axis, log_axis, plot
 
 SUMMARY = Summary("model", "model-ternary", "exact", 1000, 130, 7.9, 7.5, 3, 1.5)
 HOSTILE = [

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ternfmt.encode.jobs import Stop, run_jobs
+from ternfmt.encode.run.jobs import Stop, run_jobs
 
 
 @pytest.mark.parametrize("jobs", [1, 3, 100])

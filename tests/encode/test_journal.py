@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ternfmt.encode.group_commit import GroupCommit
-from ternfmt.encode.journal import Journal, read_records
+from ternfmt.encode.run.group_commit import GroupCommit
+from ternfmt.encode.run.journal import Journal, read_records
 
 RECORDS = [{"name": "a", "n": 1}, {"name": "b", "x": 0.1}]
 

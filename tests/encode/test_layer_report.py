@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from ternfmt import compare, native
-from ternfmt.encode import layer_report
-from ternfmt.encode.layer_report import LayerReport, Measure, Totals
 from ternfmt.encode.quantize import quantize
+from ternfmt.encode.report import layer_report
+from ternfmt.encode.report.layer_report import LayerReport, Measure, Totals
 from ternfmt.encode.settings import LayerSettings
 from ternfmt.pack import unpack
 

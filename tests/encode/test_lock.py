@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ternfmt.encode.lock import BusyError, FileLock
+from ternfmt.encode.run.lock import BusyError, FileLock
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ def test_shared_locks_go_together_and_not_with_another(path: Path) -> None:
 
 def test_it_ends_with_its_process(path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from ternfmt.encode.lock import FileLock\n"
+        "import sys, time; from pathlib import Path; from ternfmt.encode.run.lock import FileLock\n"
         "lock = FileLock(Path(sys.argv[1]), 'x'); print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT, stdout=subprocess.PIPE)

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from ternfmt import native
 from ternfmt.encode.assign import assign_codes
 from ternfmt.encode.groups import Groups
-from ternfmt.encode.layer_report import Measure
 from ternfmt.encode.methods import exact
 from ternfmt.encode.quantize import quantize
+from ternfmt.encode.report.layer_report import Measure
 from ternfmt.encode.settings import LayerSettings
 from ternfmt.encode.spectrum import Spectrum
 from ternfmt.encode.weights import WeightError, magnitude_bits

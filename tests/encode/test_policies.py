@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from ternfmt.container import nbytes
-from ternfmt.encode.flux_names import rename
-from ternfmt.encode.policies import ARCHITECTURES, POLICIES, find_policy
-from ternfmt.encode.policy import COMFYUI_PREFIX, GENERAL, choose
-from ternfmt.encode.recipe import Recipe
 from ternfmt.encode.settings import LayerSettings
+from ternfmt.encode.source.flux_names import rename
+from ternfmt.encode.source.policies import ARCHITECTURES, POLICIES, find_policy
+from ternfmt.encode.source.policy import COMFYUI_PREFIX, GENERAL, choose
+from ternfmt.encode.source.recipe import Recipe
 
 FLUX_OUTSIDE = {
     "x_embedder", "context_embedder", "norm_out.linear", "proj_out",

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import ternfmt
-from ternfmt.encode.recipe import Part, Recipe, identity_recipes, read
-from ternfmt.encode.tensor_source import SafetensorsSource
+from ternfmt.encode.source.recipe import Part, Recipe, identity_recipes, read
+from ternfmt.encode.source.tensor_source import SafetensorsSource
 
 RNG = np.random.default_rng(0)
 TENSORS = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ternfmt.encode.shards import assign_files, parse_size
+from ternfmt.encode.run.shards import assign_files, parse_size
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 
 import ternfmt
-from ternfmt.encode import stream
 from ternfmt.encode.convert import convert
 from ternfmt.encode.plan import plan_conversion
+from ternfmt.encode.run import stream
 from ternfmt.encode.settings import Settings
 from ternfmt.encode.weights import WeightError
 

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ternfmt import FormatError
-from ternfmt.encode.tensor_source import SafetensorsSource, SourceChangedError, check_unchanged
+from ternfmt.encode.source.tensor_source import SafetensorsSource, SourceChangedError, check_unchanged
 
 TENSORS = {
     "matrix": np.arange(42, dtype=np.float32).reshape(6, 7),

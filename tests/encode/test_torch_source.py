@@ -13,13 +13,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ternfmt.encode.checkpoint import find_checkpoint
-from ternfmt.encode.sources import open_source
+from ternfmt.encode.source.checkpoint import find_checkpoint
+from ternfmt.encode.source.sources import open_source
 from tests.encode.checkpoints import write_json
 
 torch = pytest.importorskip("torch")
 
-from ternfmt.encode import torch_source  # noqa: E402 - needs torch
+from ternfmt.encode.source import torch_source  # noqa: E402 - needs torch
 
 DTYPES = [
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2, torch.uint8,
@@ -157,7 +157,9 @@ def test_a_tensor_in_two_files(tmp_path: Path) -> None:
 
 
 def test_torch_is_imported_for_these_files_only() -> None:
-    modules = "ternfmt.cli.convert, ternfmt.encode.sources, ternfmt.encode.card, ternfmt.encode.companions"
+    modules = (
+        "ternfmt.cli.convert, ternfmt.encode.source.sources, ternfmt.encode.run.card, ternfmt.encode.source.companions"
+    )
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

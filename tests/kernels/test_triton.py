@@ -8,7 +8,10 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +20,10 @@ import torch
 pytest.importorskip("triton")
 
 from ternfmt.pack import pack, unpack
-from ternfmt_kernels import KernelError, backends, matmul
-from ternfmt_kernels.triton_backend import configs, decode, tuning
+from ternfmt_kernels import KernelError, backends, matmul, registry
+from ternfmt_kernels.contract import Call
+from ternfmt_kernels.reference import TORCH
+from ternfmt_kernels.triton_backend import TRITON, configs, decode, launch, tuning
 from ternfmt_kernels.triton_backend.catalogue import shipped
 from ternfmt_kernels.triton_backend.configs import ARCHS, Config
 
@@ -53,6 +58,70 @@ def test_importing_the_kernels_does_not_import_triton() -> None:
         [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": python_path}, capture_output=True, text=True
     )
     assert done.stdout == "False\n", done.stderr
+
+
+CUDA = Call(False, torch.device("cuda", 0), torch.bfloat16, torch.bfloat16, torch.float16, 1, 64, 64, 1, None)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A machine with a CUDA or ROCm device of the given kind, as torch would describe it."""
+
+    def pretend(major: int, minor: int, gfx: str | None = None) -> None:
+        properties = SimpleNamespace(major=major, minor=minor, gcnArchName=gfx)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, minor))
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        monkeypatch.setattr(torch.version, "hip", gfx and "7")
+        launch.architecture.cache_clear()
+
+    monkeypatch.setattr(registry, "BACKENDS", [replace(TRITON, unavailable=lambda: None), TORCH])
+    monkeypatch.delenv("TERNFMT_KERNEL", raising=False)
+    yield pretend
+    launch.architecture.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({}, "triton"),
+        ({"int8": True, "planes": 4, "group_size": 48, "k": 5, "m": 0}, "triton"),
+        ({"x_dtype": torch.float32}, "torch"),
+        ({"transposed": True}, "torch"),
+        ({"device": torch.device("cpu")}, "torch"),
+        ({"int8": True, "k": 264_209}, "torch"),
+        ({"k": 264_209}, "triton"),
+    ],
+)
+def test_what_a_device_is_served_by(device, change: dict[str, object], name: str) -> None:
+    device(8, 6)
+    assert registry.select(replace(CUDA, **change)).name == name
+
+
+def test_devices_before_ampere_are_refused(device) -> None:
+    device(7, 5)
+    assert registry.select(CUDA).name == "torch"
+    assert "expected at least (8, 0), got (7, 5)" in str(TRITON.refuses(CUDA))
+
+
+@pytest.mark.parametrize(
+    ("kind", "arch"),
+    [
+        ((8, 0), "sm_80"),
+        ((8, 7), "sm_86"),
+        ((8, 9), "sm_89"),
+        ((9, 0), "sm_90"),
+        ((10, 3), "sm_100"),
+        ((12, 0), "sm_120"),
+        ((12, 1), "sm_120"),
+        ((9, 0, "gfx90a:sramecc+:xnack-"), "gfx90a"),
+        ((9, 4, "gfx942"), "gfx942"),
+        ((11, 0, "gfx1100"), "gfx1100"),
+        ((10, 3, "gfx1030"), "other"),
+    ],
+)
+def test_architectures(device, kind: tuple[int, int] | tuple[int, int, str], arch: str) -> None:
+    device(*kind)
+    assert launch.architecture(CUDA.device) == arch
 
 
 def ptx(asm: str, source: int, inputs: np.ndarray) -> dict[str, np.ndarray]:

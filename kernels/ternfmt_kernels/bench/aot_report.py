@@ -97,9 +97,13 @@ its machine code read back (`nvdisasm`, `cuobjdump`, AMD assembly).
   multiply-accumulates done there: the work of one bf16 `HMMA.16816`. Matrix instructions of different generations
   differ in size a thousandfold, so instructions are counted against work. **decode/MMA**: of those, the per-lane
   arithmetic, which unpacks and converts weights (addresses are in it too).
-- **peer**: {gemlite_peer.NAME}'s kernel for ternary weights, compiled the same way for the same tile, warps and stages.
-  Empty where it has no counterpart (several planes, groups, low-rank terms) and on AMD. Its loop may spill; the moves
-  are counted.
+- **peer**: {gemlite_peer.NAME}'s kernel for ternary weights, compiled the same way for the same tile, warps and stages,
+  which need not be those it would choose. Empty where it has no counterpart (several planes, groups, low-rank terms)
+  and on AMD. Where its loop spills, the moves are counted.
+
+Our loops are short in part because activations come permuted: `arrange` does that for W2A16 in a pass of its own, which
+{gemlite_peer.NAME} does not need; for W2A8 `quantise` does it on the way, and both libraries have that pass. It is
+not in these counts; ROOFLINE.md says what it costs.
 
 None of this is a time. It bounds what the loop issues; only a GPU says how well it hides (`make bench-gpu`).
 """

@@ -96,20 +96,36 @@ def free_bytes(device: torch.device, cap: int | None) -> int:
     return int(free if cap is None else min(free, cap - (total - free)))
 
 
+def limit_memory(device: torch.device, cap: int | None) -> None:
+    """Let torch allocate no more than ``cap`` bytes on ``device``."""
+    module = accelerator(device)
+    if module is not None and cap is not None and hasattr(module, "set_per_process_memory_fraction"):
+        module.set_per_process_memory_fraction(min(1.0, cap / module.mem_get_info()[1]))
+
+
+def release(device: torch.device) -> None:
+    """Give what is not in use back to the device."""
+    module = accelerator(device)
+    if module is not None:
+        gc.collect()
+        module.empty_cache()
+
+
 class Peak:
-    """Most bytes allocated inside the block, None on a CPU."""
+    """Most bytes allocated inside the block, those allocated before it included; None on a CPU."""
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.module = accelerator(device)
         self.bytes: int | None = None
 
     def __enter__(self) -> Peak:
         if self.module is not None:
-            gc.collect()
-            self.module.empty_cache()
+            release(self.device)
             self.module.reset_peak_memory_stats()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.module is not None:
+            self.module.synchronize()
             self.bytes = int(self.module.max_memory_allocated())

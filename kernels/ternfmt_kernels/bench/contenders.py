@@ -182,7 +182,7 @@ def _gemlite(helper: str) -> Callable[[Weight], Product]:
             device=weight.codes.device, dtype=torch.bfloat16
         )
         layer = maker.from_weights(weight.ternary(), weight.scale.float().mean(), bias=weight.bias)
-        product: Product = layer.forward
+        product: Product = layer.to(weight.codes.device).forward  # one of the helpers leaves scales on the CPU
         return product
 
     return prepare

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import flux
-from .clock import Peak, accelerator, free_bytes, measure, synchronise
+from .clock import Peak, free_bytes, measure, release
 from .contenders import Contender, Product, random_weight
 
 EPSILON = 1e-6
@@ -133,9 +134,9 @@ def run(
     available = free_bytes(device, cap)
     resident = needed <= available
     try:
-        with torch.inference_mode(), Peak(device) as peak:
+        with torch.inference_mode():
             act = _resident if resident else _streamed
-            seconds, output = act(contender, geometry, device, budget, tick)
+            seconds, peak, output = act(contender, geometry, device, budget, tick)
     except torch.OutOfMemoryError:
         note = f"out of memory with {available / 1e9:.1f} GB available"
         return StepResult(contender.name, None, None, geometry.weight_bytes(contender), resident, note, None)
@@ -143,16 +144,15 @@ def run(
     if not resident:
         note = (
             f"needs {needed / 1e9:.1f} GB of {available / 1e9:.1f} GB: blocks made, timed and dropped one at a time; "
-            "the time is of computing alone"
+            "the time is of computing alone, the peak of one block"
         )
-    return StepResult(
-        contender.name, seconds, peak.bytes, geometry.weight_bytes(contender), resident, note, output.float().cpu()
-    )
+    weight_bytes = geometry.weight_bytes(contender)
+    return StepResult(contender.name, seconds, peak, weight_bytes, resident, note, output.float().cpu())
 
 
 def _resident(
     contender: Contender, geometry: Geometry, device: torch.device, budget: float, tick: Callable[[], None]
-) -> tuple[float, Tensor]:
+) -> tuple[float, int | None, Tensor]:
     blocks = []
     for index, shapes in geometry.blocks():
         blocks.append(_make(contender, index, shapes, device))
@@ -165,27 +165,30 @@ def _resident(
             state = _forward(block, state, geometry)
         return state
 
-    timing = measure(step, device, budget)
-    return timing.median, step().image
+    step()  # compiles; what a step itself takes is measured in the next
+    with Peak(device) as peak:
+        output = step().image
+    return measure(step, device, budget).median, peak.bytes, output
 
 
 def _streamed(
     contender: Contender, geometry: Geometry, device: torch.device, budget: float, tick: Callable[[], None]
-) -> tuple[float, Tensor]:
+) -> tuple[float, int | None, Tensor]:
     state, seconds = _start(geometry, device), 0.0
+    peaks: list[int] = []
     share = budget / (geometry.double + geometry.single)
-    module = accelerator(device)
     for index, shapes in geometry.blocks():
-        block = _make(contender, index, shapes, device)
-        before = state
-        seconds += measure(lambda block=block, before=before: _forward(block, before, geometry), device, share).median  # type: ignore[misc]
-        state = _forward(block, before, geometry)
-        synchronise(device)
-        del block
-        if module is not None:
-            module.empty_cache()
+        forward = partial(_forward, _make(contender, index, shapes, device), state, geometry)
+        forward()
+        with Peak(device) as peak:
+            state = forward()
+        if peak.bytes is not None:
+            peaks.append(peak.bytes)
+        seconds += measure(forward, device, share).median
+        del forward
+        release(device)
         tick()
-    return seconds, state.image
+    return seconds, max(peaks, default=None), state.image
 
 
 def _make(contender: Contender, index: int, shapes: dict[str, tuple[int, int]], device: torch.device) -> Block:

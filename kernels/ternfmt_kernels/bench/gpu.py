@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import flux, flux_step, gate, roofline
-from .clock import Timing, accelerator, free_bytes, measure
+from .clock import Timing, accelerator, free_bytes, limit_memory, measure
 from .contenders import CONTENDERS, Contender, Product, backend_for, random_weight
 from .flux_step import FLUX_1, TINY, Geometry, StepResult
 
@@ -149,6 +149,7 @@ def run(what: Plan, begin: Callable[[str, int], Callable[[], None]]) -> Results:
         what: the plan.
         begin: called with the name and length of each part; returns what to call after each piece of it.
     """
+    limit_memory(what.device, what.cap)
     chosen = list(gate.cases(small=what.small))
     verdicts = gate.run(chosen, what.device, begin("gate", len(chosen)))
     skipped = {}

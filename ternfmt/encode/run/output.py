@@ -11,10 +11,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..container import nbytes
-from ..metadata import Document
-from ..writer import Stored, Writer
-from .weights import Array
+from ...container import nbytes
+from ...metadata import Document
+from ...writer import Stored, Writer
+from ..weights import Array
 
 COPY_BYTES = 1 << 24
 """Bytes copied at a time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..metadata import KEY
+from ...metadata import KEY
 from .checkpoint import Checkpoint
 from .tensor_source import SafetensorsSource, TensorSource
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..index import FILE_SUFFIX, INDEX_SUFFIX, Index, read_index
+from ...index import FILE_SUFFIX, INDEX_SUFFIX, Index, read_index
 
 PIPELINE_FILE = "model_index.json"
 CONFIG_FILE = "config.json"

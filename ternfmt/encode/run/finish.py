@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..container import nbytes
-from ..metadata import VERSION
-from ..ratios import BF16_BYTES
-from ..reader import open_model
+from ...container import nbytes
+from ...metadata import VERSION
+from ...ratios import BF16_BYTES
+from ...reader import open_model
+from ..plan import Plan
+from ..report.layer_report import LayerReport, Totals
+from ..source.checkpoint import CONFIG_FILE
+from ..source.companions import CARD, companions, place
+from ..source.origin import Origin
 from .card import Numbers, model_card
-from .checkpoint import CONFIG_FILE
-from .companions import CARD, companions, place
 from .journal import read_records
-from .layer_report import LayerReport, Totals
-from .origin import Origin
 from .output import Finished
-from .plan import Plan
 from .work_folder import WorkFolder, write_json
 
 

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import native
-from ..compare import decibels
-from ..container import DTYPE_NAMES
-from ..pack import packed_columns
-from ..tensor import TernaryTensor
-from .weights import Array
+from ... import native
+from ...compare import decibels
+from ...container import DTYPE_NAMES
+from ...pack import packed_columns
+from ...tensor import TernaryTensor
+from ..weights import Array
 
 if TYPE_CHECKING:
-    from .settings import LayerSettings
+    from ..settings import LayerSettings
 
 SCALE_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 """Which quantiles of a plane's scales a report holds: the least, five between, the largest."""

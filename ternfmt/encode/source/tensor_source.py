@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ..container import DTYPES, Header, Span, read_header
-from .weights import Array
+from ...container import DTYPES, Header, Span, read_header
+from ..weights import Array
 
 
 class SourceChangedError(ValueError):

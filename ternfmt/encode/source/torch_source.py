@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..container import DTYPE_NAMES, DTYPES, Span, is_tensor_name
+from ...container import DTYPE_NAMES, DTYPES, Span, is_tensor_name
+from ..weights import Array
 from .tensor_source import Stamp
-from .weights import Array
 
 MAPPED_BYTES = 256 << 20
 """Bytes read from a file before it is mapped anew: pages that were read count as memory while they are mapped."""

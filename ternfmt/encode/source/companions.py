@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..rewrite import WEIGHT_SUFFIXES
+from ...rewrite import WEIGHT_SUFFIXES
 from .checkpoint import CONFIG_FILE, INDEX_NAME, Checkpoint, pipeline_components
 
 CARD = "README.md"

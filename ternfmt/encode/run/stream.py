@@ -10,16 +10,16 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..check import check_ternary
-from ..container import DTYPES
-from ..names import CODES_SUFFIXES, SCALE_SUFFIXES
-from ..tensor import TernaryTensor
-from .layer_report import Measure
+from ...check import check_ternary
+from ...container import DTYPES
+from ...names import CODES_SUFFIXES, SCALE_SUFFIXES
+from ...tensor import TernaryTensor
+from ..report.layer_report import Measure
+from ..settings import LayerSettings
+from ..source.recipe import Recipe, read, row_count
+from ..source.tensor_source import TensorSource
+from ..weights import Array, WeightError
 from .output import BlockWriter, Finished
-from .recipe import Recipe, read, row_count
-from .settings import LayerSettings
-from .tensor_source import TensorSource
-from .weights import Array, WeightError
 
 BLOCK_WEIGHTS = 1 << 22
 """Weights that a job reads and quantises at a time (at least one row): 8 MiB of BF16."""

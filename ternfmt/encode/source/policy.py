@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
 
-from ..container import DTYPES
-from ..limits import K_MAX
+from ...container import DTYPES
+from ...limits import K_MAX
+from ..weights import WEIGHT_DTYPES
 from .recipe import Shaped
-from .weights import WEIGHT_DTYPES
 
 COMFYUI_PREFIX = "model.diffusion_model."
 """Before the names of the diffusion model where a file also holds other models, and often where it does not."""

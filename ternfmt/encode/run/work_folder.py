@@ -24,11 +24,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..rewrite import check_destination
-from ..writer import sync_folder
+from ...rewrite import check_destination
+from ...writer import sync_folder
+from ..source.tensor_source import SourceChangedError
 from .journal import read_records
 from .lock import FileLock
-from .tensor_source import SourceChangedError
 
 
 class WorkFolder:

@@ -6,15 +6,15 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..plan import Plan
+from ..source.tensor_source import SourceChangedError, TensorSource, check_unchanged
 from .group_commit import GroupCommit
 from .jobs import Stop, run_jobs
 from .journal import Journal
 from .lock import FileLock
 from .output import BlockWriter, Finished
-from .plan import Plan
 from .shards import OutputFile
 from .stream import Quantizer, copy_tensor, quantize_tensor
-from .tensor_source import SourceChangedError, TensorSource, check_unchanged
 from .work_folder import WorkFolder
 
 Progress = Callable[[int], None]

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..plan import Plan, with_layers
+from ..source.recipe import read
+from ..source.tensor_source import TensorSource
+from ..weights import Array
 from .dial import DialLayer, choose_planes
 from .journal import Journal
-from .plan import Plan, with_layers
-from .recipe import read
-from .tensor_source import TensorSource
-from .weights import Array
 
 
 def settle(

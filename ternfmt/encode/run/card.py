@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..version import __version__
-from .checkpoint import Checkpoint
-from .companions import KEPT_CARD, companions
-from .origin import UNKNOWN_LICENSE, Origin, card_metadata
-from .settings import LayerSettings
+from ...version import __version__
+from ..settings import LayerSettings
+from ..source.checkpoint import Checkpoint
+from ..source.companions import KEPT_CARD, companions
+from ..source.origin import UNKNOWN_LICENSE, Origin, card_metadata
 
 _PLAIN_YAML = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)\Z)[a-z][\w./-]*", re.ASCII | re.IGNORECASE)
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")

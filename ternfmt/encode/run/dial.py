@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ..container import DTYPES, nbytes
-from ..limits import PLANES_MAX
-from ..ratios import BF16_BYTES
-from .layer_report import LayerReport, Measure
-from .quantize import quantize
-from .settings import LayerSettings
-from .weights import Array, WeightError
+from ...container import DTYPES, nbytes
+from ...limits import PLANES_MAX
+from ...ratios import BF16_BYTES
+from ..quantize import quantize
+from ..report.layer_report import LayerReport, Measure
+from ..settings import LayerSettings
+from ..weights import Array, WeightError
 
 SAMPLE_WEIGHTS = 1 << 19
 """Weights of a layer that are quantised to learn its costs; a smaller layer is measured whole."""

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from .weights import Array
+from ..weights import Array
 
 
 class Shaped(Protocol):
