@@ -1,0 +1,127 @@
+"""Measure how much of the judge's score is kept at block ratios from one plane to two; write docs/quality.md's table.
+
+    python examples/sample-flux/curve.py [--pairs 240]
+
+The numbers go to docs/quality.json, the plot to docs/images/quality.png, the table into docs/quality.md.
+Points whose numbers are there for this model and number of pairs are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+from sample_flux.__main__ import VELOCITY_CASES, progress
+from sample_flux.cases import make_cases
+from sample_flux.compare import compare, judge_pictures, picture_distance, velocity_errors
+from sample_flux.draw import draw, load_pipeline
+from sample_flux.plots import plot_retention
+from sample_flux.prompts import CATEGORIES
+from sample_flux.ternary import convert_pipeline
+
+HERE = Path(__file__).resolve().parent
+DOCS = HERE.parents[1] / "docs"
+MODEL = HERE / "model"
+START, END = "<!-- table: curve.py -->\n", "<!-- end -->\n"
+
+# Method and options of `ternfmt convert`.
+POINTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "absmean": ("absmean", ("--method", "absmean")),
+    "exact": ("exact", ("--method", "exact")),
+    "two planes": ("planes", ("--method", "planes")),
+    **{f"dial at {ratio}": ("dial", ("--ratio", ratio)) for ratio in ("5", "4.5", "4.2", "5.5", "6.5")},
+}
+
+Point = dict[str, Any]
+
+
+def measure(pairs: int, folder: Path, numbers: Path) -> dict[str, Point]:
+    """Draw, judge and compare every point whose numbers are not in the file yet; return them all, by name."""
+    cases = make_cases("evaluation", pairs // len(CATEGORIES))
+    digest = hashlib.sha256((MODEL / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+    made_with = {"pairs": len(cases), "model": digest}
+    known = json.loads(numbers.read_text()) if numbers.exists() else {}
+    points = {name: point for name, point in known.items() if point["made_with"] == made_with}
+    missing = [name for name in POINTS if name not in points]
+    if not missing:
+        return known
+    dense = load_pipeline(MODEL)
+    with progress("full precision", len(cases)) as on_progress:
+        full = draw(dense, cases, on_progress).pictures
+    passed = judge_pictures(cases, full)
+    for name in missing:
+        method, options = POINTS[name]
+        size = convert_pipeline(MODEL, folder / "curve", *options)
+        pipe = load_pipeline(folder / "curve")
+        with progress(name, len(cases)) as on_progress:
+            pictures = draw(pipe, cases, on_progress).pictures
+        points[name] = {
+            "method": method,
+            "made_with": made_with,
+            **asdict(size),
+            **asdict(compare(cases, passed, judge_pictures(cases, pictures))),
+            "picture_distance": picture_distance(full, pictures),
+            "velocity_error": velocity_errors(dense, pipe, cases[:: max(1, len(cases) // VELOCITY_CASES)]),
+        }
+        numbers.write_text(json.dumps(points, indent=1) + "\n")
+    return json.loads(numbers.read_text())
+
+
+def table(points: Mapping[str, Point]) -> str:
+    """The points as a Markdown table, smallest first."""
+    (pairs,) = {point["pairs"] for point in points.values()}
+    first = next(iter(points.values()))["score_a"]
+    half = 50 * (first["high"] - first["low"])
+    lines = [
+        f"{pairs} pairs of prompt and seed; full precision scores {100 * first['value']:.1f} ±{half:.1f}.",
+        "",
+        "| | block ratio | file ratio | weight SNR | score | kept | velocity error, t = 0.8 | picture distance |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, point in sorted(points.items(), key=lambda item: -item[1]["block_ratio"]):
+        score, kept = point["score_b"], point["retention"]
+        lines.append(
+            f"| {name} | {point['block_ratio']:.2f}x | {point['file_ratio']:.2f}x | {point['snr_db']:.1f} dB "
+            f"| {100 * score['value']:.1f} ±{50 * (score['high'] - score['low']):.1f} "
+            f"| {100 * kept['value']:.1f}% ({100 * kept['low']:.1f} to {100 * kept['high']:.1f}) "
+            f"| {100 * point['velocity_error']['0.8']:.2g}% | {point['picture_distance']:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def insert(page: str, text: str) -> str:
+    """Put text between a page's marks."""
+    before, rest = page.split(START)
+    return before + START + text + END + rest.split(END)[1]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, plot, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--pairs", type=int, default=240, metavar="N", help="prompts with a seed (default: 240)")
+    parser.add_argument("--output", type=Path, default=Path("demo-output"), metavar="FOLDER")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    points = measure(arguments.pairs, arguments.output, DOCS / "quality.json")
+    (DOCS / "images").mkdir(exist_ok=True)
+    plot_retention(points, DOCS / "images" / "quality.png")
+    page = DOCS / "quality.md"
+    page.write_text(insert(page.read_text(encoding="utf-8"), table(points)), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

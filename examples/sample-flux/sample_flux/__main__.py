@@ -1,0 +1,111 @@
+"""Commands: `judge` two models, or `draw` one model's pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sample_flux.cases import make_cases
+from sample_flux.compare import Comparison, compare, judge_pictures, picture_distance, velocity_errors
+from sample_flux.draw import draw, load_pipeline
+from sample_flux.prompts import CATEGORIES
+
+# Of the cases for `velocity_errors`: enough for two digits.
+VELOCITY_CASES = 96
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr; yields what to call with the number of things done."""
+    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def judge(arguments: argparse.Namespace) -> int:
+    """Compare two models and print the result."""
+    cases = make_cases(arguments.split, arguments.pairs // len(CATEGORIES))
+    pipes = [load_pipeline(folder) for folder in (arguments.model_a, arguments.model_b)]
+    drawings = []
+    for folder, pipe in zip((arguments.model_a, arguments.model_b), pipes, strict=True):
+        with progress(folder.name, len(cases)) as on_progress:
+            drawings.append(draw(pipe, cases, on_progress))
+    a, b = (drawing.pictures for drawing in drawings)
+    result = compare(cases, judge_pictures(cases, a), judge_pictures(cases, b))
+    distance = picture_distance(a, b)
+    errors = velocity_errors(pipes[0], pipes[1], cases[:: max(1, len(cases) // VELOCITY_CASES)])
+    if arguments.json:
+        more = {"picture_distance": distance, "velocity_error": errors, "split": arguments.split}
+        print(json.dumps({**asdict(result), **more}, indent=2))
+    else:
+        print(f"A  {arguments.model_a}\nB  {arguments.model_b}\n\n{table(result)}\n")
+        print(f"distance of pictures  {distance:.3f} of the full range (root mean square)")
+        print("error of velocity     " + ", ".join(f"{100 * e:.2g}% at t={t}" for t, e in errors.items()))
+    return 0
+
+
+def table(result: Comparison) -> str:
+    """Scores in percent, with 95% intervals."""
+    lines = [f"{'':14}{'A':>8}{'B':>8}"]
+    lines += [f"{name:14}{100 * a:8.1f}{100 * b:8.1f}" for name, (a, b) in result.by_category.items()]
+    lines += [f"{'overall':14}{100 * result.score_a.value:8.1f}{100 * result.score_b.value:8.1f}"]
+    half_a, half_b = 100 * result.score_a.half_width, 100 * result.score_b.half_width
+    lines += [f"{'+-':14}{half_a:8.1f}{half_b:8.1f}", ""]
+    d, r = result.difference, result.retention
+    lines += [f"{result.pairs} pairs: B - A = {100 * d.value:+.1f} points, +-{100 * d.half_width:.1f}"]
+    if r is not None:
+        lines += [f"B keeps {100 * r.value:.1f}% of A's score ({100 * r.low:.1f} to {100 * r.high:.1f})"]
+    return "\n".join(lines)
+
+
+def draw_to_file(arguments: argparse.Namespace) -> int:
+    """Draw one model's pictures into an .npz file, with what they took."""
+    cases = make_cases(arguments.split, arguments.pairs // len(CATEGORIES))
+    pipe = load_pipeline(arguments.model)
+    with progress(arguments.title or arguments.model.name, len(cases)) as on_progress:
+        drawing = draw(pipe, cases, on_progress)
+    np.savez_compressed(arguments.output, **{k: v for k, v in asdict(drawing).items() if v is not None})
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--pairs", type=int, default=3600, metavar="N", help="prompts with a seed (default: 3600)")
+    shared.add_argument("--split", choices=("validation", "evaluation"), default="evaluation")
+    shared.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N")
+    parser = argparse.ArgumentParser(prog="python -m sample_flux", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("judge", parents=[shared], help="compare two pipeline folders")
+    command.add_argument("model_a", type=Path, metavar="MODEL_A")
+    command.add_argument("model_b", type=Path, metavar="MODEL_B")
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.set_defaults(run=judge)
+
+    command = commands.add_parser("draw", parents=[shared], help="draw pictures, in a process of their own")
+    command.add_argument("model", type=Path, metavar="MODEL")
+    command.add_argument("output", type=Path, metavar="FILE.npz")
+    command.add_argument("--title", help="of the progress bar")
+    command.set_defaults(run=draw_to_file)
+
+    arguments = parser.parse_args(argv)
+    if arguments.pairs < len(CATEGORIES):
+        parser.error(f"--pairs {arguments.pairs}: expected at least one for each of {len(CATEGORIES)} categories")
+    torch.set_num_threads(arguments.threads)
+    return int(arguments.run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+import pytest
+
+import demo
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    return tmp_path_factory.mktemp("demo-output")
+
+
+def test_it_runs_end_to_end(tiny_folder, output, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "METHODS", {"two planes": ("--method", "planes")})
+    monkeypatch.setattr(demo, "MODEL", tiny_folder)
+    assert demo.main(["--pairs", "12", "--output", str(output)]) == 0
+    out, err = capsys.readouterr()
+    assert err.count("ternfmt convert ") == err.count("two-planes --method planes") == 1
+    titles = [line[:14].strip() for line in out.splitlines()]
+    for title in ("block ratio", "weight SNR", "counting", "overall", "kept", "peak memory", "per picture"):
+        assert title in titles
+    assert (output / "contact-sheet.png").read_bytes().startswith(b"\x89PNG")

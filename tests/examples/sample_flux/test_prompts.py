@@ -1,0 +1,74 @@
+import itertools
+
+import pytest
+
+from sample_flux.cases import make_cases, noise
+from sample_flux.prompts import CATEGORIES, SHARED, SPLITS, all_prompts, split
+from sample_flux.text_encoder import TOKENS, tokenize
+
+
+def test_every_category_has_every_prompt_once():
+    counts = {name: len(prompts) for name, prompts in all_prompts().items()}
+    assert counts == {
+        "single": 4,
+        "two objects": 4 * 3,
+        "counting": 3 * 4 * 5,
+        "colours": 4 * 4,
+        "position": 4 * (4 * 3) * (4 * 3),
+        "attribution": (4 * 3) * (4 * 3),
+    }
+    texts = [prompt.text for prompts in all_prompts().values() for prompt in prompts]
+    assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_splits_are_disjoint_and_complete(category):
+    parts = [set(split(name)[category]) for name in SPLITS]
+    assert all(parts)
+    if category in SHARED:
+        assert parts[0] == parts[1] == parts[2] == set(all_prompts()[category])
+    else:
+        assert all(a.isdisjoint(b) for a, b in itertools.combinations(parts, 2))
+        assert set.union(*parts) == set(all_prompts()[category])
+
+
+def test_splits_never_change():
+    # The committed model was trained on one of them.
+    held_out = [prompt.text for prompt in split("evaluation")["two objects"]]
+    assert held_out == ["a cross and a square", "a cross and a triangle", "a square and a triangle"]
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match=r"no split 'test': choose from train, validation, evaluation"):
+        split("test")
+
+
+def test_the_vocabulary_covers_every_prompt():
+    texts = [prompt.text for prompts in all_prompts().values() for prompt in prompts]
+    tokens = tokenize(texts)
+    assert tokens.shape == (len(texts), TOKENS)
+    assert len({tuple(row) for row in tokens.tolist()}) == len(texts)
+
+
+@pytest.mark.parametrize("prompt", ["a purple circle", "a a a a a a a a a"])
+def test_tokenize_refuses(prompt):
+    with pytest.raises(ValueError, match=prompt):
+        tokenize(["a circle", prompt])
+
+
+def test_cases_have_seeds_of_their_own():
+    cases = make_cases("evaluation", 40) + make_cases("validation", 40)
+    assert len({case.seed for case in cases}) == len(cases) == 2 * 6 * 40
+    held_out = split("evaluation")
+    assert all(case.prompt in held_out[case.prompt.category] for case in cases[: 6 * 40])
+
+
+def test_noise_depends_on_the_seed_alone():
+    cases = make_cases("validation", 2)
+    assert noise(cases)[3:5].equal(noise(cases[3:5]))
+    assert not noise(cases)[0].equal(noise(cases)[1])
+
+
+def test_there_are_no_cases_of_the_training_split():
+    with pytest.raises(ValueError, match="no cases of split 'train'"):
+        make_cases("train", 1)
