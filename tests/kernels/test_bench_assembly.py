@@ -45,7 +45,7 @@ def test_a_loop_holds_blocks_that_lie_behind_it() -> None:
 
 def test_the_inner_loop_is_the_innermost_with_matrix_instructions() -> None:
     listing = sass.parse(SASS)
-    loop = inner_loop(listing)
+    loop = inner_loop(listing, warps=4)
     assert loop is not None
     counted = mix(listing, loop, warps=4)
     assert counted.macs == 4 * 2 * 16 * 8 * 16
@@ -57,11 +57,27 @@ def test_the_inner_loop_is_the_innermost_with_matrix_instructions() -> None:
 
 def test_without_matrix_instructions_the_loop_that_reads() -> None:
     listing = sass.parse(SASS.replace("HMMA.16816.F32.BF16 R8, R4, R6, R8", "FFMA R8, R4, R6, R8"))
-    loop = inner_loop(listing)
+    loop = inner_loop(listing, warps=1)
     assert loop is not None
     counted = mix(listing, loop, warps=1)
     assert (counted.issued["global"], counted.macs) == (1, 0)
     assert counted.per_macs(counted.other, 2048) is None
+
+
+def test_of_two_loops_the_one_that_multiplies_more() -> None:
+    def loop(label: str, opcode: str, count: int) -> str:
+        body = f"        /*0000*/                   {opcode} R8, R4, R6, R8 ;\n" * count
+        return f".L_x_{label}:\n{body}        /*0010*/              @!P0 BRA `(.L_x_{label}) ;\n"
+
+    # One thread issues UTCHMMA for the block, every warp issues its IMMAs: 8 x 64 x 4,096 against 6 x 131,072.
+    text = loop("1", "IMMA.16832.S8.S8.SAT", 64) + loop("2", "UTCHMMA", 6)
+    listing = sass.parse(text, block_mma_macs=131_072)
+    chosen = inner_loop(listing, warps=8)
+    assert chosen is not None
+    assert mix(listing, chosen, warps=8).macs == 8 * 64 * 4096
+    chosen = inner_loop(listing, warps=1)
+    assert chosen is not None
+    assert mix(listing, chosen, warps=1).macs == 6 * 131_072
 
 
 @pytest.mark.parametrize(
@@ -124,7 +140,7 @@ kernel:
 
 def test_amd() -> None:
     listing = amdgcn.parse(AMD)
-    loop = inner_loop(listing)
+    loop = inner_loop(listing, warps=2)
     assert loop is not None
     counted = mix(listing, loop, warps=2)
     assert counted.macs == 2 * (32 * 32 * 8 + 4 * 4 * 4 * 16)

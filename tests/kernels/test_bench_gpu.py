@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ternfmt.pack import unpack
-from ternfmt_kernels.bench import contenders, flux, flux_step, gate, gpu, gpu_command
+from ternfmt_kernels.bench import clock, contenders, flux, flux_step, gate, gpu, gpu_command
 from ternfmt_kernels.bench.__main__ import main
 from ternfmt_kernels.bench.clock import Peak, measure
 from ternfmt_kernels.registry import OVERRIDE
@@ -215,6 +215,58 @@ def test_clock_on_a_cpu() -> None:
     with Peak(CPU) as peak:
         pass
     assert peak.bytes is None
+
+
+class PretendedGPU:
+    """What the clock asks of torch.cuda: a device of 16 GB of which 6 are taken, where everything takes 2 ms."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fraction = 1.0
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None: ...
+
+        def elapsed_time(self, end: object) -> float:
+            return 2.0
+
+    def mem_get_info(self) -> tuple[int, int]:
+        return 10_000_000_000, 16_000_000_000
+
+    def memory_reserved(self) -> int:
+        return 3_000_000_000
+
+    def memory_allocated(self) -> int:
+        return 1_000_000_000
+
+    def max_memory_allocated(self) -> int:
+        return 5_000_000_000
+
+    def set_per_process_memory_fraction(self, fraction: float) -> None:
+        self.fraction = fraction
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        return lambda: self.calls.append(name)
+
+
+def test_clock_on_a_pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = PretendedGPU()
+    monkeypatch.setattr(clock, "accelerator", lambda device: module)
+    monkeypatch.setattr(clock, "FLUSH_BYTES", 16)
+    timing = measure(lambda: None, CPU, 0.001)
+    assert (timing.median, timing.low, timing.high) == pytest.approx((0.002, 0.002, 0.002))
+    assert module.calls.count("synchronize") >= 2
+    # Cached but unused memory is free; what others hold counts against a cap.
+    assert clock.free_bytes(CPU, None) == 12_000_000_000
+    assert clock.free_bytes(CPU, 8_000_000_000) == 4_000_000_000
+    clock.limit_memory(CPU, 8_000_000_000)
+    assert module.fraction == 0.5
+    with Peak(CPU) as peak:
+        assert module.calls[-1] == "reset_peak_memory_stats"
+    assert peak.bytes == 5_000_000_000
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

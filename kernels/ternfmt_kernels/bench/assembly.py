@@ -87,8 +87,8 @@ def natural_loops(listing: Listing) -> list[Loop]:
     ]
 
 
-def inner_loop(listing: Listing) -> Loop | None:
-    """The loop a kernel spends its time in, or None where it has none.
+def inner_loop(listing: Listing, warps: int) -> Loop | None:
+    """The loop a kernel of ``warps`` warps a block spends its time in, or None where it has none.
 
     That is an innermost loop with tensor-core instructions (of several, the one that multiplies most in a pass: a
     low-rank term's loop multiplies little); without any, an innermost loop that reads global memory (of several, the
@@ -99,7 +99,7 @@ def inner_loop(listing: Listing) -> Loop | None:
         having = [loop for loop in loops if any(listing.instructions[i].kind == kind for i in loop.indices)]
         innermost = [a for a in having if not any(set(b.indices) < set(a.indices) for b in having)]
         if innermost:
-            return max(innermost, key=lambda loop: (_macs(listing, loop), len(loop.indices)))
+            return max(innermost, key=lambda loop: (mix(listing, loop, warps).macs, len(loop.indices)))
     return None
 
 
@@ -141,10 +141,6 @@ def mix(listing: Listing, loop: Loop, warps: int) -> Mix:
     opcodes = Counter(i.opcode.split(".")[0] for i in inside if i.kind != "mma")
     matrix = Counter(i.opcode for i in inside if i.kind == "mma")
     return Mix(issued, macs, dict(opcodes.most_common()), dict(matrix))
-
-
-def _macs(listing: Listing, loop: Loop) -> int:
-    return sum(listing.instructions[i].macs for i in loop.indices)
 
 
 def _block_starts(listing: Listing) -> list[int]:

@@ -120,5 +120,5 @@ def _read_amd(compiled: object, variant: Variant, target: Arch) -> Reading:
 
 
 def _mix(listing: Listing, warps: int) -> Mix | None:
-    loop = inner_loop(listing)
+    loop = inner_loop(listing, warps)
     return mix(listing, loop, warps) if loop is not None else None

@@ -149,7 +149,7 @@ def _others(target: str) -> Iterator[Shipped]:
         )
     signature = {"x": "*bf16", "down": "*bf16", "out": "*fp32"}
     signature |= dict.fromkeys(("m", "k", "rank", "stride_m", "stride_k"), "i32")
-    constants = {"PRECISION": ARCHS[target].precision, "BM": 32, "BR": 32, "BK": 64}
+    constants = {"PRECISION": ARCHS[target].precision, "BM": 32, "BR": 32, "BK": 128}
     yield _plain("project bf16", dense.project, signature, constants, ("k", "rank", "stride_m"), ("stride_k",))
 
 

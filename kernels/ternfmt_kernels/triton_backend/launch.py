@@ -170,7 +170,7 @@ def projected(x: Tensor, down: Tensor, precision: str) -> Tensor:
         with no_autocast(x.device):
             return F.linear(x.float(), down.float())
     out = x.new_empty((len(x), len(down)), dtype=torch.float32)
-    tile = {"BM": 32, "BR": 32, "BK": 64}
+    tile = {"BM": 32, "BR": 32, "BK": 128}
     grid = (triton.cdiv(len(x), tile["BM"]), triton.cdiv(len(down), tile["BR"]))
     _launch(project, grid, x, down, out, *x.shape, len(down), *x.stride(), PRECISION=precision, **tile)
     return out
