@@ -6,6 +6,7 @@ is printed: other programs on the machine only ever slow a run down. On a busy m
 threads together, is the steadier of the two.
 
 ``reading`` is the limit: how fast one thread reads the weights, twice, as choosing scales and assigning codes do.
+``report`` is what `ternfmt convert` spends besides, on one thread, to measure error and sparsity of what is written.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ import numpy as np
 from ternfmt import native
 from ternfmt.encode import reference
 from ternfmt.encode.quantize import quantize
+from ternfmt.encode.report.layer_report import Measure
+from ternfmt.encode.run.stream import BLOCK_WEIGHTS
+from ternfmt.encode.settings import LayerSettings
 from ternfmt.tensor import TernaryTensor
 
 SHAPES = ((3072, 3072), (12288, 3072), (3072, 15360))
@@ -99,6 +103,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     for by, clock in clocks.items():
                         case = {"method": label, "by": by, "dtype": dtype, "shape": name_of(shape), "threads": threads}
                         yield {**case, **clock.rates(weight.size), "snr_db": round(snr(weight, result), 3)}
+            yield from report_cost(weight, dtype, args)
 
 
 class Clock:
@@ -132,6 +137,25 @@ def read_limit(weight: np.ndarray, dtype: str, repeats: int) -> dict[str, Any]:
             words.max()
     case = {"method": "reading", "by": "twice", "dtype": dtype, "shape": name_of(weight.shape), "threads": 1}
     return {**case, **clock.rates(weight.size)}
+
+
+def report_cost(weight: np.ndarray, dtype: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What a layer's report takes, in blocks of rows as large as a conversion's."""
+    step = BLOCK_WEIGHTS // weight.shape[1]
+    blocks = [
+        (weight[start : start + step], quantize(weight[start : start + step])) for start in range(0, len(weight), step)
+    ]
+    clocks = {by: Clock() for by in args.by}
+    for _ in range(args.repeats):
+        for by, clock in clocks.items():
+            with native.using(by), clock:
+                measure = Measure("weight", weight.shape, LayerSettings())
+                for block, tensor in blocks:
+                    measure.add(block, tensor)
+                measure.report()
+    for by, clock in clocks.items():
+        case = {"method": "report", "by": by, "dtype": dtype, "shape": name_of(weight.shape), "threads": 1}
+        yield {**case, **clock.rates(weight.size)}
 
 
 def name_of(shape: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Rewrite a model file by file: the frame that convert, dequantize and canonicalize share.
+"""Rewrite a model file by file: the frame that dequantize and canonicalize share.
 
 A file becomes a file, a folder (or an index) becomes a folder with the same file names. The destination appears
 only when it is complete.

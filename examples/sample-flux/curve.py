@@ -22,11 +22,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from sample_flux.__main__ import VELOCITY_CASES, progress
 from sample_flux.cases import make_cases
 from sample_flux.compare import compare, judge_pictures, picture_distance, velocity_errors
 from sample_flux.draw import draw, load_pipeline
 from sample_flux.plots import plot_retention
+from sample_flux.progress import progress
 from sample_flux.prompts import CATEGORIES
 from sample_flux.ternary import convert_pipeline
 
@@ -72,7 +72,7 @@ def measure(pairs: int, folder: Path, numbers: Path) -> dict[str, Point]:
             **asdict(size),
             **asdict(compare(cases, passed, judge_pictures(cases, pictures))),
             "picture_distance": picture_distance(full, pictures),
-            "velocity_error": velocity_errors(dense, pipe, cases[:: max(1, len(cases) // VELOCITY_CASES)]),
+            "velocity_error": velocity_errors(dense, pipe, cases),
         }
         numbers.write_text(json.dumps(points, indent=1) + "\n")
     return json.loads(numbers.read_text())

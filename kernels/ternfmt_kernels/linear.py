@@ -113,18 +113,8 @@ def _check(
 
 
 @_linear.register_fake
-def _(
-    x: Tensor,
-    codes: Sequence[Tensor],
-    scales: Sequence[Tensor],
-    k: int,
-    group_size: int | None,
-    bias: Tensor | None,
-    down: Tensor | None,
-    up: Tensor | None,
-    int8: bool,
-) -> Tensor:
-    call, _ = _check(x, codes, scales, k, group_size, bias, down, up, int8)
+def _(x: Tensor, *rest: Any) -> Tensor:
+    call, _ = _check(x, *rest)
     return x.new_empty((*x.shape[:-1], call.n))
 
 

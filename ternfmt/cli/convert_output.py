@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from .. import native
@@ -12,6 +11,7 @@ from ..encode.report.html_report import Summary
 from ..encode.report.layer_report import LayerReport, Totals
 from ..encode.run.finish import Result
 from ..encode.source.companions import left_out
+from ..peak_memory import peak_rss
 from ..ratios import BF16_BYTES
 from .output import format_bytes, format_shape, print_table
 
@@ -119,18 +119,6 @@ def print_made(summary: dict[str, Any], result: Result, *, layers: bool) -> None
         f"{'' if rate is None else f', {rate:.0f} Mweights/s'}"
         f"{'' if peak is None else f', peak memory {format_bytes(peak)}'}"
     )
-
-
-def peak_rss() -> int | None:
-    """The most memory this program has had resident, bytes; None where the system does not say.
-
-    Not from getrusage: there a process begins with the peak of the one that started it.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), None)
 
 
 def _common(plan: Plan, source: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ sees source and destination, and `finish_shards` publishes the result when all a
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def convert(
             with closing(open_source(plan.checkpoint)) as source:
                 settled = settle(plan, source, folder.measurements, jobs=_jobs(jobs), progress=measuring)
                 write_json(folder.path / "plan.json", settled.to_json())
-                Runner(settled, folder, source, quantizer, _jobs(jobs), progress, threading.Event()).run(settled.files)
+                Runner(settled, folder, source, quantizer, _jobs(jobs), progress).run(settled.files)
             return finish(settled, folder)
         except ValueError:  # the data is at fault: no later run could go on from here
             folder.remove()
@@ -102,7 +101,7 @@ def run_shard(
     with WorkFolder(_resolve(plan, destination), shared=True) as folder:
         folder.begin(plan.fingerprint, plan.stamps, resume=True)
         with closing(open_source(plan.checkpoint)) as source:
-            Runner(plan, folder, source, quantizer, _jobs(jobs), progress, threading.Event()).run(files)
+            Runner(plan, folder, source, quantizer, _jobs(jobs), progress).run(files)
     return [file.name for file in files]
 
 

@@ -209,10 +209,7 @@ def with_layers(plan: Plan, layers: Mapping[str, LayerSettings], shard_bytes: in
     plan = replace(plan, layers=layers)
     limit = shard_bytes or (SHARD_BYTES if plan.is_folder else None)
     sizes = {name: plan.stored_bytes(name) for name in plan.recipes}
-    plan = replace(plan, files=assign_files(sizes, limit, plan.stem))
-    for file in plan.files:
-        plan.document(file)
-    return plan
+    return replace(plan, files=assign_files(sizes, limit, plan.stem))
 
 
 def _plan(checkpoint: Checkpoint, source: TensorSource, settings: Settings) -> Plan:

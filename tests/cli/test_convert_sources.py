@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 
 import ternfmt
 from ternfmt.encode.source.flux_config import flux_config
-from tests.encode.checkpoints import write_model, write_pipeline, write_sharded
-from tests.encode.flux import Arrays, bfl_checkpoint
+from tests.encode.source.checkpoints import write_model, write_pipeline, write_sharded
+from tests.encode.source.flux import Arrays, bfl_checkpoint
 
 from .conftest import Run
 

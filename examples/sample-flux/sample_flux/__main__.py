@@ -5,32 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sample_flux.cases import make_cases
 from sample_flux.compare import Comparison, compare, judge_pictures, picture_distance, velocity_errors
 from sample_flux.draw import draw, load_pipeline
+from sample_flux.progress import progress
 from sample_flux.prompts import CATEGORIES
-
-# Of the cases for `velocity_errors`: enough for two digits.
-VELOCITY_CASES = 96
-
-
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr; yields what to call with the number of things done."""
-    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def judge(arguments: argparse.Namespace) -> int:
@@ -44,7 +30,7 @@ def judge(arguments: argparse.Namespace) -> int:
     a, b = (drawing.pictures for drawing in drawings)
     result = compare(cases, judge_pictures(cases, a), judge_pictures(cases, b))
     distance = picture_distance(a, b)
-    errors = velocity_errors(pipes[0], pipes[1], cases[:: max(1, len(cases) // VELOCITY_CASES)])
+    errors = velocity_errors(pipes[0], pipes[1], cases)
     if arguments.json:
         more = {"picture_distance": distance, "velocity_error": errors, "split": arguments.split}
         print(json.dumps({**asdict(result), **more}, indent=2))

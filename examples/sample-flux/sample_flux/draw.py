@@ -16,6 +16,7 @@ from diffusers.utils import logging
 import ternfmt_runtime  # noqa: F401 - diffusers then reads ternary folders
 from sample_flux.cases import Case, noise
 from sample_flux.scenes import SIZE
+from ternfmt.peak_memory import peak_rss
 
 BATCH = 60  # pictures at a time: large enough to keep a core busy, small enough to show progress
 
@@ -65,15 +66,4 @@ def draw(pipe: Any, cases: Sequence[Case], on_progress: Callable[[int], None] = 
         on_progress(len(batch))
     seconds = (time.perf_counter() - start) / len(cases)
     tensors = [*pipe.transformer.parameters(), *pipe.transformer.buffers()]
-    return Drawing(pictures, seconds, sum(tensor.nbytes for tensor in tensors), _peak_bytes())
-
-
-def _peak_bytes() -> int | None:
-    try:
-        import resource  # Unix only
-    except ImportError:
-        return None
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, the others KiB
+    return Drawing(pictures, seconds, sum(tensor.nbytes for tensor in tensors), peak_rss())

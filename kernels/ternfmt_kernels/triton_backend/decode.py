@@ -64,6 +64,7 @@ def decode(codes, dtype: tl.constexpr, ASM: tl.constexpr):
     Numbers are 2, or as int8 64, times the code. int8 takes bytes only.
     """
     if codes.dtype == tl.uint16:
+        # Twice the same: Triton takes the types of results literally, not from a constexpr.
         if ASM and dtype == tl.float16:
             tiles = tl.inline_asm_elementwise(
                 ASM_WORDS,

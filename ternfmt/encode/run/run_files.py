@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..plan import Plan
 from ..source.tensor_source import SourceChangedError, TensorSource, check_unchanged
@@ -41,7 +41,7 @@ class Runner:
     quantizer: Quantizer
     jobs: int
     progress: Progress
-    stop: threading.Event
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self, files: Sequence[OutputFile]) -> None:
         """Make the files that are not there yet, one after another.

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 import ternfmt
 from ternfmt.cli import main
 from ternfmt_runtime import TernaryConfig, TernaryLinear
-from tests.encode.flux import bfl_checkpoint
+from tests.encode.source.flux import bfl_checkpoint
 
 
 def convert(*args: str | Path) -> None:

@@ -14,7 +14,7 @@ import ternfmt
 from ternfmt.encode.source.checkpoint import find_checkpoint
 from ternfmt.encode.source.companions import companions, left_out, place
 from ternfmt.encode.source.sources import open_source
-from tests.encode.checkpoints import TENSORS, write_json, write_model, write_pipeline, write_sharded
+from tests.encode.source.checkpoints import TENSORS, write_json, write_model, write_pipeline, write_sharded
 
 
 def held(path: Path, component: str | None = None) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from ternfmt.encode.run.card import Numbers, model_card
 from ternfmt.encode.settings import LayerSettings
 from ternfmt.encode.source.checkpoint import find_checkpoint
 from ternfmt.encode.source.origin import Origin, find_origin
-from tests.encode.checkpoints import TENSORS, write_model, write_pipeline
+from tests.encode.source.checkpoints import TENSORS, write_model, write_pipeline
 
 FLUX_CARD = """\
 ---

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import ternfmt
 from ternfmt.encode.source.flux_names import rename
 from ternfmt.encode.source.recipe import Recipe, read
-from tests.encode.flux import Arrays, bfl_checkpoint
+from tests.encode.source.flux import Arrays, bfl_checkpoint
 
 
 def assert_same(ours: Arrays, theirs: Arrays) -> None:

@@ -20,7 +20,7 @@ from ternfmt.encode.convert import convert
 from ternfmt.encode.plan import plan_conversion
 from ternfmt.encode.settings import LayerSettings, Settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

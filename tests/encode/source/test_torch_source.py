@@ -15,7 +15,7 @@ import pytest
 
 from ternfmt.encode.source.checkpoint import find_checkpoint
 from ternfmt.encode.source.sources import open_source
-from tests.encode.checkpoints import write_json
+from tests.encode.source.checkpoints import write_json
 
 torch = pytest.importorskip("torch")
 

@@ -12,7 +12,7 @@ import pytest
 
 from ternfmt.encode.run.lock import BusyError, FileLock
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
