@@ -237,7 +237,16 @@ class TestTuning:
         assert "M<=16 N=3072 K=3072 bf16" in key
         monkeypatch.setattr(tuning, "fastest", pytest.fail)
         assert self.choose() == self.CONFIG
+        tuning._known.cache_clear()  # as in another process
         monkeypatch.delenv(tuning.MODE)
+        assert self.choose() == self.CONFIG
+
+    def test_tuned_once_where_the_file_cannot_be_written(self, file: Path, monkeypatch) -> None:
+        file.parent.write_text("not a folder")
+        monkeypatch.setenv(tuning.MODE, "1")
+        monkeypatch.setattr(tuning, "fastest", lambda candidates, run: self.CONFIG)
+        assert self.choose() == self.CONFIG
+        monkeypatch.setattr(tuning, "fastest", pytest.fail)
         assert self.choose() == self.CONFIG
 
     def test_the_deterministic_mode_ignores_what_was_tuned(self, monkeypatch) -> None:

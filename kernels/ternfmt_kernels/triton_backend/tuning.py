@@ -48,13 +48,16 @@ def choose(
     m, n, k = shape
     if mode == "0" or arch == "interpreter":
         return configs.shipped(arch, kind, m, n, k)
+    tuned = _known(path())
+    if not tuned and mode != "1":  # the usual case, on the way of every product
+        return configs.shipped(arch, kind, m, n, k)
     key = _key(arch, kind, shape, features)
-    tuned = _read(path(), _stamp(path())).get(key)
-    if tuned is not None:
-        return tuned
+    if key in tuned:
+        return tuned[key]
     if mode == "1" and not _capturing():
         best = fastest(configs.candidates(arch, kind, m, n, k), run)
         if best is not None:
+            tuned[key] = best
             _write(path(), key, best)
             return best
     return configs.shipped(arch, kind, m, n, k)
@@ -90,20 +93,14 @@ def _key(arch: str, kind: Kind, shape: tuple[int, int, int], features: tuple[str
     return " ".join([device, triton.__version__, kind, f"M<={most}", f"N={n}", f"K={k}", *features])
 
 
-def _stamp(file: Path) -> tuple[int, int]:
-    """Changes when the file does."""
-    try:
-        status = file.stat()
-    except OSError:
-        return (0, 0)
-    return (status.st_mtime_ns, status.st_size)
-
-
 @functools.lru_cache(maxsize=4)
-def _read(file: Path, stamp: tuple[int, int]) -> dict[str, Config]:
+def _known(file: Path) -> dict[str, Config]:
+    """What the file held when it was first asked for, and what this process has found since."""
+    return _read(file)
+
+
+def _read(file: Path) -> dict[str, Config]:
     """The tuned configurations; a file that is not of the form `_write` gives counts as empty."""
-    if stamp == (0, 0):
-        return {}
     try:
         return {key: Config(**fields) for key, fields in json.loads(file.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
@@ -112,7 +109,7 @@ def _read(file: Path, stamp: tuple[int, int]) -> dict[str, Config]:
 
 def _write(file: Path, key: str, config: Config) -> None:
     """Add an entry by renaming a new file over the old one; a folder that cannot be written is no error."""
-    entries = {k: asdict(c) for k, c in _read(file, _stamp(file)).items()} | {key: asdict(config)}
+    entries = {k: asdict(c) for k, c in (_read(file) | {key: config}).items()}
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".json", delete=False) as new:
