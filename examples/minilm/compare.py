@@ -81,8 +81,7 @@ def extract_checkpoint(folder: Path) -> Path:
 def convert(checkpoint: Path, destination: Path, method: str) -> float:
     """Run `ternfmt convert` on the checkpoint's weights; return the seconds it took."""
     source = checkpoint / "model.safetensors"
-    command = [sys.executable, "-m", "ternfmt", "convert", str(source), str(destination)]
-    command += ["--method", method, "--exclude", "pooler.*"]
+    command = [sys.executable, "-m", "ternfmt", "convert", str(source), str(destination), "--method", method]
     destination.unlink(missing_ok=True)  # convert never overwrites
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
