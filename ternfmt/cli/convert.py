@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
+from ..encode.calibration import DATA_METHODS
 from ..encode.convert import convert, finish_shards, run_shard
 from ..encode.methods import METHODS
 from ..encode.overrides import read_overrides
@@ -30,6 +31,7 @@ from ..encode.source.policies import POLICIES
 from ..encode.source.sources import open_source
 from ..limits import PLANES_MAX
 from ..rewrite import check_destination
+from .convert_calibration import add_calibration_arguments, calibration
 from .convert_output import made, planned, print_made, print_planned, report_summary
 from .output import print_json, weights_bars
 
@@ -50,6 +52,7 @@ examples:
   ternfmt convert flux1-dev.safetensors flux1-ternary/ --names diffusers --max-shard-size 1GB
   ternfmt convert bert/ bert-ternary/ --include '*encoder.layer.*.dense.weight' --dry-run
   ternfmt convert model/ model-ternary/ --resume
+  ternfmt convert FLUX.1-dev/ FLUX.1-dev-ternary/ --method distilled --device cuda
 
 on many machines:
   ternfmt convert --plan plan.json model/ model-ternary/ --max-shard-size 1GB
@@ -75,18 +78,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--base-model", metavar="ORG/NAME", help="the source's name on the Hub, for the model card")
 
     group = parser.add_argument_group("how")
-    group.add_argument("--method", choices=sorted(METHODS), help="quantisation rule (default: exact)")
+    group.add_argument("--method", choices=(*sorted(METHODS), *DATA_METHODS), help="quantisation rule (default: exact)")
     group.add_argument(
         "--planes",
         type=int,
-        choices=range(2, PLANES_MAX + 1),
-        help="planes that add up, for --method planes (default: 2)",
+        choices=range(1, PLANES_MAX + 1),
+        help="planes that add up (default: 2 for --method planes, 1 for calibrated and distilled)",
     )
     group.add_argument(
         "--ratio",
         type=float,
         metavar="R",
-        help="block ratio to keep while the layers that gain most get second planes; in place of --method",
+        help="block ratio to keep while the layers that gain most get second planes; in place of --method, or with "
+        "calibrated or distilled",
     )
     group.add_argument("--group-size", type=int, metavar="G", help="columns that share a scale (default: all)")
     group.add_argument(
@@ -95,6 +99,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: F16, and F32 for a tensor whose scales F16 cannot hold",
     )
     group.add_argument("--overrides", metavar="FILE", help="JSON with settings of single layers")
+
+    add_calibration_arguments(parser)
 
     group = parser.add_argument_group("output")
     group.add_argument(
@@ -109,7 +115,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group("running")
     group.add_argument("--jobs", type=_positive, metavar="N", help="tensors at a time (default: one a CPU)")
-    group.add_argument("--device", default="cpu", help="where to quantise: cpu, cuda, cuda:1 (default: cpu)")
+    group.add_argument(
+        "--device", default="cpu", help="where to quantise, or run the model: cpu, cuda, cuda:1 (default: cpu)"
+    )
     group.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     group.add_argument("--plan", metavar="FILE", help="write the plan and stop; with --shard or --finish, read it")
     group.add_argument("--shard", type=_fraction, metavar="I/N", help="make every Nth output file, from number I on")
@@ -128,16 +136,17 @@ def run(args: argparse.Namespace) -> int:
         print_planned(plan, args.source, listing=False)
 
     def work() -> Result:
-        measured = sum(plan.size(name) for name in plan.layers) if plan.dial else 0
+        measured = sum(plan.size(name) for name in plan.layers) if plan.dial and not plan.calibration else 0
         with weights_bars({"measure": measured, "convert": plan.weights}) as bars:
             return convert(
                 plan,
                 args.destination,
                 bars["convert"],
                 measuring=bars["measure"],
+                solving=bars.tell,
                 jobs=args.jobs,
                 resume=args.resume,
-                quantizer=_quantizer(args.device),
+                quantizer=quantize if plan.calibration else _quantizer(args.device),
             )
 
     return _finish(args, plan, Path(args.destination), work)
@@ -165,7 +174,7 @@ def _run_plan(args: argparse.Namespace) -> int:
 
 def _only_plan(args: argparse.Namespace, plan: Plan) -> int:
     """Print or write what would be done."""
-    if plan.dial is not None:
+    if plan.dial is not None and plan.calibration is None:
         measured = sum(map(plan.size, plan.layers))
         with closing(open_source(plan.checkpoint)) as source, weights_bars({"measure": measured}) as bars:
             plan = settle(plan, source, jobs=args.jobs or os.cpu_count() or 1, progress=bars["measure"])
@@ -256,10 +265,14 @@ def _check_usage(args: argparse.Namespace) -> None:
         error("SRC is required")
     if args.destination is None and not args.dry_run:
         error("DST is required (without it, only --dry-run)")
-    if args.planes is not None and args.method != "planes":
-        error("--planes goes with --method planes")
-    if args.ratio is not None and args.method is not None:
-        error("--ratio chooses method and planes: leave --method out")
+    if args.planes is not None and args.method not in ("planes", *DATA_METHODS):
+        error("--planes goes with --method planes, calibrated or distilled")
+    if args.planes == 1 and args.method == "planes":
+        error("--planes 1 is --method exact")
+    if args.ratio is not None and (args.method not in (None, *DATA_METHODS) or args.planes is not None):
+        error("--ratio chooses method and planes: leave --method (but calibrated or distilled) and --planes out")
+    if args.plan and args.method in DATA_METHODS:
+        error(f"--method {args.method} solves all layers together: leave --plan out")
     if args.dry_run and args.plan:
         error("--dry-run and --plan: choose one")
 
@@ -267,7 +280,7 @@ def _check_usage(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace) -> Settings:
     return Settings(
         method=args.method or "exact",
-        planes=args.planes or 2,
+        planes=args.planes or (1 if args.method in DATA_METHODS else 2),
         group_size=args.group_size,
         scale_dtype=args.scale_dtype,
         include=tuple(args.include),
@@ -278,6 +291,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         names=args.names,
         component=args.component,
         base_model=args.base_model,
+        calibration=calibration(args),
         shard_bytes=args.max_shard_size or (SHARD_BYTES if (args.destination or "").endswith("/") else None),
     )
 

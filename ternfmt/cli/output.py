@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import FormatError
+
+TELL_SECONDS = 20.0
+"""Between two lines that say what is being done, where there is no terminal to show it on."""
 
 Advance = Callable[[str, int], None]
 """Tells a progress bar that so many bytes of a tensor are done."""
@@ -74,9 +80,27 @@ def progress_bar(description: str, total_bytes: int) -> Iterator[Advance]:
         yield advance
 
 
+@dataclass(frozen=True)
+class Bars:
+    """Progress of a conversion.
+
+    Attributes:
+        weights: by description, a function to call with a number of weights that are done.
+        tell: to be called with what is being done besides, and the share of it that is done.
+    """
+
+    weights: Mapping[str, Callable[[int], None]]
+    tell: Callable[[str, float], None]
+
+    def __getitem__(self, description: str) -> Callable[[int], None]:
+        return self.weights[description]
+
+
 @contextmanager
-def weights_bars(totals: Mapping[str, int]) -> Iterator[Mapping[str, Callable[[int], None]]]:
+def weights_bars(totals: Mapping[str, int]) -> Iterator[Bars]:
     """Progress bars that count weights, on stderr where that is a terminal; none for a total of 0.
+
+    Where it is no terminal, what is being told is a line now and then (`TELL_SECONDS`).
 
     Args:
         totals: number of weights by description.
@@ -111,7 +135,17 @@ def weights_bars(totals: Mapping[str, int]) -> Iterator[Mapping[str, Callable[[i
 
             return advance
 
-        yield {description: bar(description, total) for description, total in totals.items()}
+        status = progress.add_task("", total=1.0, visible=False)
+        said = -math.inf
+
+        def tell(what: str, share: float) -> None:
+            nonlocal said
+            progress.update(status, description=what, completed=share, visible=share < 1)
+            if not console.is_terminal and (time.monotonic() - said > TELL_SECONDS or share == 1):
+                print(what, file=sys.stderr, flush=True)
+                said = time.monotonic()
+
+        yield Bars({description: bar(description, total) for description, total in totals.items()}, tell)
 
 
 def format_bytes(count: int) -> str:

@@ -7,6 +7,7 @@ sees source and destination, and `finish_shards` publishes the result when all a
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .quantize import quantize
 from .run.finish import Result, finish
 from .run.run_files import Progress, Runner
 from .run.settle import settle
+from .run.solution import Solved
 from .run.stream import Quantizer
 from .run.work_folder import WorkFolder, write_json
 from .source.sources import open_source
@@ -26,6 +28,7 @@ def convert(
     progress: Progress = lambda weights: None,
     *,
     measuring: Progress = lambda weights: None,
+    solving: Callable[[str, float], None] = lambda what, share: None,
     jobs: int | None = None,
     resume: bool = False,
     quantizer: Quantizer = quantize,
@@ -43,6 +46,7 @@ def convert(
         destination: file for a file, folder for a folder; must not exist.
         progress: called as weights are done, from any thread.
         measuring: the same for what the dial measures before.
+        solving: called with what a method in `DATA_METHODS` is at before, and the share of it that is done.
         jobs: tensors to work on at a time; None is one a CPU.
         resume: go on with what an interrupted run has left; else that is removed.
         quantizer: `quantize`, or the same on another device.
@@ -63,12 +67,19 @@ def convert(
         folder.begin(plan.fingerprint, plan.stamps, resume=resume)
         try:
             with closing(open_source(plan.checkpoint)) as source:
-                settled = settle(plan, source, folder.measurements, jobs=_jobs(jobs), progress=measuring)
+                solution: Mapping[str, Solved] = {}
+                if plan.calibration is not None:
+                    from .solve import solve  # imports torch
+
+                    settled, solution = solve(plan, folder, solving)
+                else:
+                    settled = settle(plan, source, folder.measurements, jobs=_jobs(jobs), progress=measuring)
                 write_json(folder.path / "plan.json", settled.to_json())
-                Runner(settled, folder, source, quantizer, _jobs(jobs), progress).run(settled.files)
+                Runner(settled, folder, source, quantizer, _jobs(jobs), progress, solution).run(settled.files)
             return finish(settled, folder)
-        except ValueError:  # the data is at fault: no later run could go on from here
-            folder.remove()
+        except ValueError:  # the data is at fault: no later run could go on from here, but for what took hours
+            if not folder.holds_solution():
+                folder.remove()
             raise
         except BaseException:
             if not folder.holds_work():
@@ -95,6 +106,8 @@ def run_shard(
         ValueError: ``shard`` is not one of ``count``, or the work folder holds the work of another plan.
         As for `convert`.
     """
+    if plan.calibration is not None:
+        raise ValueError("this plan's method solves all layers together: convert without --plan")
     if not 1 <= shard <= count:
         raise ValueError(f"shard {shard}/{count}: expected a number from 1 to {count}")
     files = plan.files[shard - 1 :: count]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FormatError
 from ..limits import GROUP_MULTIPLE, HEADER_MAX, K_MAX, PLANES_MAX
 from ..strict_json import decode_utf8, parse_object
+from .calibration import DATA_METHODS
 from .methods import METHODS
 
 if TYPE_CHECKING:
@@ -38,11 +39,13 @@ class Override:
         pattern: glob on full tensor names.
         changes: attributes of `LayerSettings` -> value; ``method`` and ``planes`` come together or not at all.
         dense: the tensors stay as they are.
+        names_method: the method is stated, not only implied by the number of planes.
     """
 
     pattern: str
     changes: Mapping[str, Any]
     dense: bool = False
+    names_method: bool = False
 
     @property
     def sets_planes(self) -> bool:
@@ -87,18 +90,35 @@ def check_matches(overrides: Iterable[Override], ternary: Sequence[str]) -> None
 def matching(overrides: Iterable[Override], name: str) -> Override:
     """The rules for one tensor as one rule; it changes nothing if none match."""
     changes: dict[str, Any] = {}
-    dense = False
+    dense = names_method = False
     for override in overrides:
         if fnmatchcase(name, override.pattern):
             changes |= override.changes
             dense = dense or override.dense
-    return Override(name, changes, dense)
+            names_method = names_method or override.names_method
+    return Override(name, changes, dense, names_method)
 
 
 def apply(overrides: Iterable[Override], name: str, default: LayerSettings) -> LayerSettings | None:
-    """The settings of one tensor; None if it stays dense."""
+    """The settings of one tensor; None if it stays dense.
+
+    Methods in `DATA_METHODS` solve all layers together: there a rule may change the planes, and the method stays.
+
+    Raises:
+        ValueError: a rule names another method than such a one.
+    """
     override = matching(overrides, name)
-    return None if override.dense else replace(default, **override.changes)
+    if override.dense:
+        return None
+    changes = dict(override.changes)
+    if default.method in DATA_METHODS:
+        if override.names_method:
+            raise ValueError(
+                f"{name!r}: an override names method {changes['method']!r}, but {default.method} solves all layers "
+                "together: override 'planes' alone, or keep the tensor 'dense'"
+            )
+        changes.pop("method", None)
+    return replace(default, **changes)
 
 
 def _rule(pattern: str, value: Any, where: str) -> Override:
@@ -116,7 +136,7 @@ def _rule(pattern: str, value: Any, where: str) -> Override:
         is_valid, expected = _CHECKS[key]
         if not is_valid(found):
             raise ValueError(f"{where}: {key!r}: expected {expected}, got {found!r}")
-    return Override(pattern, {**value, **_method_and_planes(value, where)})
+    return Override(pattern, {**value, **_method_and_planes(value, where)}, names_method="method" in value)
 
 
 def _method_and_planes(value: Mapping[str, Any], where: str) -> dict[str, Any]:

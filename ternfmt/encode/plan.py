@@ -19,6 +19,7 @@ from typing import Any
 from ..container import nbytes
 from ..metadata import Document
 from ..writer import Stored, make_document
+from .calibration import DATA_METHODS, Calibration
 from .overrides import apply, check_matches, matching
 from .run.shards import OutputFile, assign_files, index_name
 from .settings import SHARD_BYTES, LayerSettings, Settings
@@ -63,6 +64,7 @@ class Plan:
         is_folder: the output is a folder; else its one file.
         ancillary: what the metadata document says beside the tensors.
         dial: until `settle` has measured what the layers gain by second planes.
+        calibration: for the methods in `DATA_METHODS`, else None.
     """
 
     checkpoint: Checkpoint
@@ -75,6 +77,7 @@ class Plan:
     is_folder: bool
     ancillary: Mapping[str, Any] = field(default_factory=dict)
     dial: Dial | None = None
+    calibration: Calibration | None = None
 
     @cached_property
     def config(self) -> Mapping[str, Any] | None:
@@ -147,6 +150,7 @@ class Plan:
             "tensors": {name: self._tensor_to_json(name) for name in self.recipes},
             "ancillary": dict(self.ancillary),
             **dial,
+            **({"calibration": self.calibration.to_json()} if self.calibration else {}),
         }
 
     def _tensor_to_json(self, name: str) -> dict[str, Any]:
@@ -183,6 +187,7 @@ class Plan:
             policy=value["policy"],
             is_folder=value["is_folder"],
             ancillary=value["ancillary"],
+            calibration=Calibration.from_json(value["calibration"]) if "calibration" in value else None,
         )
 
 
@@ -225,6 +230,7 @@ def _plan(checkpoint: Checkpoint, source: TensorSource, settings: Settings) -> P
     choices = choose(recipes, settings.include, settings.exclude, policy)
     chosen = [name for name, choice in choices.items() if choice.ternary]
     check_matches(settings.overrides, chosen)
+    _check_calibration(settings)
     layers = {}
     for name in chosen:
         layer = apply(settings.overrides, name, settings.layer)
@@ -250,6 +256,7 @@ def _plan(checkpoint: Checkpoint, source: TensorSource, settings: Settings) -> P
         is_folder=checkpoint.is_folder or settings.shard_bytes is not None,
         ancillary={"encoder": settings.to_json(), **({"source": origin} if origin else {})},
         dial=_dial(settings, layers),
+        calibration=settings.calibration.absolute() if settings.method in DATA_METHODS else None,
     )
     return with_layers(plan, layers, settings.shard_bytes)
 
@@ -257,6 +264,11 @@ def _plan(checkpoint: Checkpoint, source: TensorSource, settings: Settings) -> P
 def _why_none(recipes: Mapping[str, Recipe], choices: Mapping[str, Choice]) -> str:
     reasons = Counter(choices[name].reason for name, recipe in recipes.items() if len(recipe.shape) == 2)
     return f"most matrices: {reasons.most_common(1)[0][0]}" if reasons else "no matrix among them"
+
+
+def _check_calibration(settings: Settings) -> None:
+    if settings.method in DATA_METHODS and settings.group_size is not None:
+        raise ValueError(f"method {settings.method!r} has one scale a row: leave the group size out")
 
 
 def _dial(settings: Settings, layers: Mapping[str, LayerSettings]) -> Dial | None:

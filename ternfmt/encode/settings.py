@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..metadata import Entry
-from ..names import CODES_SUFFIXES, SCALE_SUFFIXES
+from ..names import CODES_SUFFIXES, DOWN_SUFFIX, SCALE_SUFFIXES, UP_SUFFIX
 from ..pack import packed_columns
 from ..writer import Stored
+from .calibration import DATA_METHODS, Calibration
 from .overrides import Override
 
 SHARD_BYTES = 5_000_000_000
@@ -21,20 +22,22 @@ class LayerSettings:
     """How one tensor is quantised.
 
     Attributes:
-        method: ``absmean``, ``exact`` or ``planes``.
-        planes: number of planes, 1 but for method ``planes``.
+        method: one of `METHODS` or `DATA_METHODS`.
+        planes: number of planes; 1 with ``absmean`` and ``exact``.
         group_size: columns that share a scale, or None.
         scale_dtype: ``F16``, ``BF16`` or ``F32``; None is F16 with F32 where F16 does not reach (SPEC S-4.5).
+        low_rank: rank of the low-rank term, whose factors are F16; 0 for none.
     """
 
     method: str = "exact"
     planes: int = 1
     group_size: int | None = None
     scale_dtype: str | None = None
+    low_rank: int = 0
 
     def entry(self, shape: tuple[int, ...]) -> Entry:
         """What the document will say of a tensor of this shape."""
-        return Entry(shape, self.group_size, self.planes)
+        return Entry(shape, self.group_size, self.planes, self.low_rank or None)
 
     def stored(self, name: str, shape: tuple[int, ...], *, wide: bool = False) -> Stored:
         """The stored tensors of ternary tensor ``name``; ``wide`` has F32 in place of F16 scales."""
@@ -44,7 +47,10 @@ class LayerSettings:
             scale_dtype = "F32"
         codes = {name + suffix: ("U8", (entry.n, packed_columns(entry.k))) for suffix in CODES_SUFFIXES[: self.planes]}
         scales = {name + suffix: (scale_dtype, entry.scale_shape) for suffix in SCALE_SUFFIXES[: self.planes]}
-        return {**codes, **scales}
+        if not self.low_rank:
+            return {**codes, **scales}
+        factors = {DOWN_SUFFIX: (self.low_rank, entry.k), UP_SUFFIX: (entry.n, self.low_rank)}
+        return {**codes, **scales, **{name + suffix: ("F16", size) for suffix, size in factors.items()}}
 
     def to_json(self) -> dict[str, Any]:
         """As the document's ``encoder`` and plan files record it; what is default is left out."""
@@ -55,12 +61,14 @@ class LayerSettings:
             value["group_size"] = self.group_size
         if self.scale_dtype is not None:
             value["scale_dtype"] = self.scale_dtype
+        if self.low_rank:
+            value["low_rank"] = self.low_rank
         return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> LayerSettings:
         """From what `to_json` gave."""
-        return cls(value["method"], value.get("planes", 1), value.get("group_size"), value.get("scale_dtype"))
+        return cls(**value)
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class Settings:
 
     Attributes:
         method, planes, group_size, scale_dtype: as for `LayerSettings`, for every tensor without an override;
-            ``planes`` is used by method ``planes`` only.
+            ``absmean`` and ``exact`` do not use ``planes``.
         include, exclude: glob patterns, as for `choose`.
         policy: name of the table of layers to use; None finds it from the checkpoint.
         overrides: settings of single layers.
@@ -80,6 +88,7 @@ class Settings:
         base_model: the source's name on the Hub; None finds it where it is stated.
         shard_bytes: limit on the bytes of tensors in an output file; None is SHARD_BYTES where the output is a
             folder, and no limit where it is a file.
+        calibration: for the methods in `DATA_METHODS`.
     """
 
     method: str = "exact"
@@ -95,12 +104,14 @@ class Settings:
     component: str | None = None
     base_model: str | None = None
     shard_bytes: int | None = None
+    calibration: Calibration = field(default_factory=Calibration)
 
     @property
     def layer(self) -> LayerSettings:
         """For a tensor without an override."""
-        planes = self.planes if self.method == "planes" else 1
-        return LayerSettings(self.method, planes, self.group_size, self.scale_dtype)
+        planes = self.planes if self.method in ("planes", *DATA_METHODS) else 1
+        low_rank = self.calibration.low_rank if self.method == "distilled" else 0
+        return LayerSettings(self.method, planes, self.group_size, self.scale_dtype, low_rank)
 
     def to_json(self) -> dict[str, Any]:
         """As the document's ``encoder`` records them."""

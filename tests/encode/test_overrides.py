@@ -103,3 +103,12 @@ def test_a_faulty_file_is_refused_by_name(tmp_path: Path, text: str, message: st
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_overrides(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("method", ["calibrated", "distilled"])
+def test_where_layers_are_solved_together_planes_change_and_the_method_stays(tmp_path: Path, method: str) -> None:
+    overrides = read(tmp_path, '{"a": {"planes": 2}, "b": {"dense": true}, "c": {"method": "exact"}}')
+    assert apply(overrides, "a", LayerSettings(method)) == LayerSettings(method, 2)
+    assert apply(overrides, "b", LayerSettings(method)) is None
+    with pytest.raises(ValueError, match=f"'c': an override names method 'exact', but {method} solves all layers"):
+        apply(overrides, "c", LayerSettings(method))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ... import native
 from ...compare import decibels
-from ...container import DTYPE_NAMES
+from ...container import DTYPE_NAMES, DTYPES
 from ...pack import packed_columns
 from ...tensor import TernaryTensor
 from ..weights import Array
@@ -54,10 +54,10 @@ class LayerReport:
     Attributes:
         name: the tensor.
         shape: its logical shape.
-        method: ``absmean``, ``exact`` or ``planes``.
+        method: one of `METHODS` or `DATA_METHODS`.
         group_size: columns that share a scale, or None.
         scale_dtype: ``F32``, ``F16`` or ``BF16``, as stored.
-        stored_bytes: of all codes and scales.
+        stored_bytes: of all codes, scales and low-rank factors.
         squared_error: sum of the squared differences between weights and stored values.
         squared_norm: sum of the squared weights.
         non_zero: for each plane, how many codes are not 0.
@@ -166,6 +166,8 @@ class Measure:
         self._non_zero = np.zeros(layer.planes, dtype=np.int64)
         self._scales: list[list[Array]] = [[] for _ in range(layer.planes)]
         self._bytes = 0
+        factors = layer.low_rank * (shape[0] + math.prod(shape[1:]))
+        self._low_rank_bytes = factors * DTYPES["F16"].itemsize
 
     def add(self, weight: Array, tensor: TernaryTensor) -> None:
         """Measure the next rows.
@@ -190,7 +192,7 @@ class Measure:
             non_zero = native.count_non_zero(plane.codes, tensor.k)
             self._non_zero[p] += _count_non_zero(plane.codes) if non_zero is None else non_zero
             self._scales[p].append(plane.scale.reshape(-1))
-        self._bytes += tensor.nbytes
+        self._bytes += sum(plane.codes.nbytes + plane.scale.nbytes for plane in tensor.planes)
 
     def report(self) -> LayerReport:
         """The report, after the last rows."""
@@ -201,7 +203,7 @@ class Measure:
             method=self._method,
             group_size=self._group_size,
             scale_dtype=DTYPE_NAMES[self._scales[0][0].dtype],
-            stored_bytes=self._bytes,
+            stored_bytes=self._bytes + self._low_rank_bytes,
             squared_error=math.fsum(self._errors),
             squared_norm=math.fsum(self._norms),
             non_zero=tuple(self._non_zero.tolist()),
@@ -237,11 +239,14 @@ class _Scratch:
             if tensor.group_size is not None:
                 scale = np.repeat(scale, min(tensor.group_size, tensor.k), axis=1)[:, : tensor.k]
             difference -= np.multiply(codes.view(np.float32)[:, : tensor.k], scale, out=other)
+        if tensor.low_rank is not None:
+            up, down = (f.astype(difference.dtype) for f in (tensor.low_rank.up, tensor.low_rank.down))
+            difference -= up @ down
         return _column_sums(np.multiply(difference, difference, out=other)), norm
 
     def all_squares_natively(self, weight: Array, tensor: TernaryTensor) -> tuple[Array, Array] | None:
         """The same for every chunk of a block, where it is binary32 and there is native code."""
-        if self._difference.dtype != np.float32:
+        if self._difference.dtype != np.float32 or tensor.low_rank is not None:
             return None
         scales = np.stack([plane.scale.reshape(tensor.n, -1).astype(np.float32) for plane in tensor.planes])
         codes = [plane.codes for plane in tensor.planes]

@@ -17,6 +17,7 @@ import numpy as np
 from ...container import DTYPES, nbytes
 from ...limits import PLANES_MAX
 from ...ratios import BF16_BYTES
+from ..calibration import DATA_METHODS
 from ..quantize import quantize
 from ..report.layer_report import LayerReport, Measure
 from ..settings import LayerSettings
@@ -90,9 +91,11 @@ class DialLayer:
     fixed: bool = False
 
     def with_planes(self, planes: int) -> LayerSettings:
-        """The settings for a number of planes; one plane is method ``exact``."""
+        """The settings for a number of planes; one plane is method ``exact``, but for a method that needs data."""
         if self.fixed:
             return self.settings
+        if self.settings.method in DATA_METHODS:
+            return replace(self.settings, planes=planes)
         return replace(self.settings, method="exact" if planes == 1 else "planes", planes=planes)
 
     def stored_bytes(self, settings: LayerSettings, *, wide: bool = False) -> int:
@@ -207,7 +210,7 @@ def choose_planes(
         RatioError: the ratio is out of reach.
         WeightError: a weight that was looked at is NaN or Inf.
     """
-    planes = range(1, _planes_needed(layers, ratio) + 1)
+    planes = range(1, planes_needed(layers, ratio) + 1)
     known = {value["name"]: LayerCosts.from_json(value) for value in measured}
 
     def cost(name: str) -> LayerCosts:
@@ -228,7 +231,7 @@ def choose_planes(
     return {name: layer.with_planes(chosen[name]) for name, layer in layers.items()}
 
 
-def _planes_needed(layers: Mapping[str, DialLayer], ratio: float) -> int:
+def planes_needed(layers: Mapping[str, DialLayer], ratio: float) -> int:
     """The fewest planes for all layers that come down to the ratio: more could not be paid for everywhere."""
     weights = sum(math.prod(layer.shape) for layer in layers.values())
     ratios = [

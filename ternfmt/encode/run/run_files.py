@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ...tensor import TernaryTensor
 from ..plan import Plan
 from ..source.tensor_source import SourceChangedError, TensorSource, check_unchanged
 from .group_commit import GroupCommit
@@ -14,7 +15,8 @@ from .journal import Journal
 from .lock import FileLock
 from .output import BlockWriter, Finished
 from .shards import OutputFile
-from .stream import Quantizer, copy_tensor, quantize_tensor
+from .solution import Solved
+from .stream import Quantizer, copy_tensor, quantize_tensor, write_tensor
 from .work_folder import WorkFolder
 
 Progress = Callable[[int], None]
@@ -32,6 +34,7 @@ class Runner:
         quantizer: `quantize`, or the same on another device.
         jobs: threads, a tensor each at a time.
         progress: called as weights are done.
+        solution: tensors that are solved already, and only have to be written.
         stop: set when the work is to end early.
     """
 
@@ -41,6 +44,7 @@ class Runner:
     quantizer: Quantizer
     jobs: int
     progress: Progress
+    solution: Mapping[str, Solved] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self, files: Sequence[OutputFile]) -> None:
@@ -112,8 +116,14 @@ class Runner:
             self.progress(weights)
 
         recipe = self.plan.recipes[name]
+        solved = self.solution.get(name)
         if name in self.plan.layers:
-            return quantize_tensor(name, recipe, self.plan.layers[name], self.source, output, self.quantizer, tick)
+            assert solved is None or isinstance(solved, TernaryTensor)
+            layer = self.plan.layers[name]
+            return quantize_tensor(name, recipe, layer, self.source, output, self.quantizer, tick, solved)
+        if solved is not None:
+            assert not isinstance(solved, TernaryTensor)
+            return write_tensor(name, solved, output, tick)
         return copy_tensor(name, recipe, self.source, output, tick)
 
     def _place_in_source(self, name: str) -> tuple[str, int]:

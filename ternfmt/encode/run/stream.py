@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ...check import check_ternary
 from ...container import DTYPES
-from ...names import CODES_SUFFIXES, SCALE_SUFFIXES
+from ...names import CODES_SUFFIXES, DOWN_SUFFIX, SCALE_SUFFIXES, UP_SUFFIX
 from ...tensor import TernaryTensor
 from ..report.layer_report import Measure
 from ..settings import LayerSettings
@@ -53,6 +53,18 @@ def row_blocks(recipe: Recipe, source: TensorSource) -> Iterator[tuple[int, Arra
         yield start, read(recipe, source, start, min(start + step, rows))
 
 
+def write_tensor(name: str, data: Array, output: BlockWriter, tick: Tick) -> Finished:
+    """Write a dense tensor that is in memory.
+
+    Raises:
+        OSError: writing fails.
+    """
+    data = np.ascontiguousarray(data)
+    output.write_block(name, 0, data)
+    tick(data.size)
+    return Finished(name, {name: _digest(data)})
+
+
 def copy_tensor(name: str, recipe: Recipe, source: TensorSource, output: BlockWriter, tick: Tick) -> Finished:
     """Copy a dense tensor.
 
@@ -78,8 +90,9 @@ def quantize_tensor(
     output: BlockWriter,
     quantizer: Quantizer,
     tick: Tick,
+    solved: TernaryTensor | None = None,
 ) -> Finished:
-    """Quantise a tensor.
+    """Quantise a tensor, or write the one that was ``solved`` before.
 
     Rows do not depend on each other but for one thing: if F16 does not hold one of a tensor's scales, all of them
     are F32 (SPEC S-4.5), and then the tensor is done again.
@@ -88,9 +101,9 @@ def quantize_tensor(
         WeightError: a weight is NaN or Inf.
         SourceChangedError, OSError: reading or writing fails.
     """
-    finished = _quantize(name, recipe, layer, False, source, output, quantizer, tick)
+    finished = _quantize(name, recipe, layer, False, source, output, quantizer, tick, solved)
     if finished is None:
-        finished = _quantize(name, recipe, layer, True, source, output, quantizer, tick)
+        finished = _quantize(name, recipe, layer, True, source, output, quantizer, tick, solved)
     assert finished is not None, "F32 holds every scale"
     return finished
 
@@ -104,6 +117,7 @@ def _quantize(
     output: BlockWriter,
     quantizer: Quantizer,
     tick: Tick,
+    solved: TernaryTensor | None,
 ) -> Finished | None:
     """None if the scales did not fit the planned dtype."""
     stored = layer.stored(name, recipe.shape, wide=wide)
@@ -115,7 +129,10 @@ def _quantize(
     measure = Measure(name, recipe.shape, layer)
     done = 0
     for start, block in row_blocks(recipe, source):
-        tensor = _quantize_rows(name, start, block, layer, scale_dtype, quantizer)
+        if solved is None:
+            tensor = _quantize_rows(name, start, block, layer, scale_dtype, quantizer)
+        else:
+            tensor = solved[start : start + len(block)]
         if tensor.scale.dtype != scale_dtype:
             tick(-done)
             return None
@@ -127,15 +144,23 @@ def _quantize(
         measure.add(block, tensor)
         tick(block.size)
         done += block.size
+    digits = {part: digest.hexdigest() for part, digest in zip(codes_parts, digests, strict=True)}
     spilled = {}
     for part, scale in zip(scale_parts, scales, strict=True):
-        digests.append(hashlib.sha256(scale.view(np.uint8).data))
+        digits[part] = _digest(scale)
         if wide:
             spilled[part] = output.spill(scale)
         else:
             output.write_block(part, 0, scale)
-    digits = {part: digest.hexdigest() for part, digest in zip(codes_parts + scale_parts, digests, strict=True)}
+    if solved is not None and solved.low_rank is not None:
+        for suffix, factor in ((DOWN_SUFFIX, solved.low_rank.down), (UP_SUFFIX, solved.low_rank.up)):
+            output.write_block(name + suffix, 0, factor)
+            digits[name + suffix] = _digest(factor)
     return Finished(name, digits, spilled, measure.report().to_json())
+
+
+def _digest(data: Array) -> str:
+    return hashlib.sha256(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def _quantize_rows(

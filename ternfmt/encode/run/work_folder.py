@@ -7,6 +7,7 @@
         work.json         what the work is
         plan.json         the plan, for people
         measure.journal   what the dial has measured
+        data/ calibrated/ distilled/ work/    see ternfmt/encode/solve.py
         files/            of each output file: its bytes (.partial), its journal, its lock
         out/              the result as it will be at DST; output files move here when they are complete
         finished.json     the result is complete; all that is left to do is to rename it and to tidy up
@@ -131,7 +132,11 @@ class WorkFolder:
     def holds_work(self) -> bool:
         """Whether a resumed run would find a finished tensor or file here, or a measured layer."""
         journals = self.files.glob("*.journal") if self.files.is_dir() else ()
-        return any(map(read_records, [self.measurements, *journals]))
+        return self.holds_solution() or any(map(read_records, [self.measurements, *journals]))
+
+    def holds_solution(self) -> bool:
+        """Whether a method that needs data has got anywhere."""
+        return any((self.path / name).exists() for name in ("data", "work", "calibrated", "distilled"))
 
     def remove(self) -> None:
         """Remove the folder: ``finished.json``, which says that it may go, and the lock come last."""

@@ -1,0 +1,67 @@
+"""What the methods that look at the whole model, `calibrated` and `distilled`, are told.
+
+Everything here is a number or a name: what does the work imports torch, and is only imported when it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+DATA_METHODS = ("calibrated", "distilled")
+"""Methods that run the model on data that it makes itself. They solve several layers together."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How data is made and used.
+
+    Attributes:
+        prompts: file of prompts or sentences, one a line; None takes the built-in templates.
+        samples: prompts whose trajectories, or sentences of which batches, are made.
+        held_out: further ones that nothing is fitted to, to watch the error.
+        batch: calls are made with this many at a time.
+        steps: distillation steps.
+        start: what distillation begins from, ``exact`` or ``calibrated``.
+        low_rank: rank of a low-rank term beside the planes; 0 for none. Only distillation fits one.
+        compile: let torch compile teacher and student for distillation.
+        sampling_steps, guidance: of the trajectories; None is the pipeline's own default.
+        seed: of prompts, noise and order.
+        device: where the model runs, as torch names it.
+        trust_remote_code: run the Python code that a pipeline's folder brings with it.
+        data: folder that keeps the data for other conversions too; None keeps it until this one is done.
+    """
+
+    prompts: str | None = None
+    samples: int = 256
+    held_out: int = 32
+    batch: int = 16
+    steps: int = 2000
+    start: str = "exact"
+    low_rank: int = 0
+    compile: bool = False
+    sampling_steps: int | None = None
+    guidance: float | None = None
+    seed: int = 0
+    device: str = "cpu"
+    trust_remote_code: bool = False
+    data: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plan files hold it."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Calibration:
+        """From what `to_json` gave."""
+        return cls(**value)
+
+    def absolute(self) -> Calibration:
+        """The same with absolute paths, which do not depend on where the next command is given."""
+        return replace(self, prompts=_absolute(self.prompts), data=_absolute(self.data))
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())

@@ -1,0 +1,31 @@
+"""Look whether the disk is large enough, before hours are spent."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+_SPARE = 1.1  # over the estimate
+
+
+class DiskError(ValueError):
+    """The disk is too small for what is to be made."""
+
+
+def check_disk(folder: Path, needed: int, what: str) -> None:
+    """Refuse to begin what will not fit.
+
+    Args:
+        folder: where it is to lie; exists.
+        needed: bytes.
+        what: is to be written, for the message.
+
+    Raises:
+        DiskError: less is free than is needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed * _SPARE > free:
+        raise DiskError(
+            f"{folder}: {what} need about {needed * _SPARE / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
+            "choose another disk, or fewer samples"
+        )

@@ -1,0 +1,219 @@
+"""Calls of a diffusion transformer, made from the teacher's own pictures.
+
+The teacher draws pictures once, with its own steps and guidance: their latents z_0 and the conditioning are kept. A
+call takes some of them, fresh noise and fresh noise levels: z_t = (1 - t) z_0 + t noise. So the states are those of
+the flow that the model was trained on, and nobody's pictures are needed (1.58-bit FLUX, arXiv:2412.18653, uses prompts
+alone, too). Noise levels are logit-normal (Esser et al. 2024, arXiv:2403.03206), moved by the scheduler's shift.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .calls import tensors_in
+from .disk import check_disk
+from .prompts import SPLITS
+from .recorder import LATENT, TIME, TrajectoryError, probe, record
+from .shards import EXTRA, Row, read_shard, write_shard
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the part of it that is done, 0 to 1."""
+
+ELEMENTS_PER_RUN = 1 << 20
+"""Of latents, at most, in one run of a pipeline: 4 pictures of 1024 x 1024 of FLUX.1, 64 of the sample model."""
+
+PICTURES_PER_RUN = 64
+MEMORY = 2 << 30
+"""Default limit on the bytes of a bank that is read into memory; a larger one is mapped."""
+
+
+def record_trajectories(
+    pipeline: Any,
+    component: nn.Module,
+    prompts: Sequence[str],
+    count: int,
+    folder: Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    progress: Progress = lambda what, part: None,
+) -> None:
+    """Let the teacher draw pictures for prompts, and store what calls are made of; goes on where a run was killed.
+
+    Args:
+        pipeline: of diffusers, with `FlowMatchEulerDiscreteScheduler`, on its device.
+        component: its transformer.
+        prompts: for picture k prompt k, from the beginning again where they end.
+        count: pictures, at least; the last run is a full one, too.
+        folder: one file a run; those that are there are kept, so it belongs to these arguments alone.
+        options: further arguments of the pipeline's call.
+        batch: pictures in a run; None fits them to the size of the latents.
+        seed: of the noise.
+        progress: called after each run.
+
+    Raises:
+        DiskError: the files would not fit on the disk.
+        TrajectoryError: as for `recorder.record`; the prompts are refused by the pipeline.
+        OSError: writing fails.
+    """
+    options = dict(options or {})
+    try:
+        one, two = (probe(pipeline, component, [prompts[n % len(prompts)] for n in range(k)], options) for k in (1, 2))
+    except (ValueError, TypeError) as error:
+        if isinstance(error, TrajectoryError):
+            raise
+        raise _refused(pipeline, options, error) from error
+    row_arguments = {name for name in one if _row_count(one[name]) != _row_count(two.get(name))}
+    if batch is None:
+        batch = max(1, min(PICTURES_PER_RUN, ELEMENTS_PER_RUN // one[LATENT][0].numel(), count))
+    runs = math.ceil(count / batch)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:05}.safetensors" for number in range(runs)]
+    missing = [path for path in paths if not path.is_file()]
+    size = sum(tensor.nbytes for _, tensor in tensors_in(one))
+    check_disk(folder, len(missing) * batch * size, f"{len(missing) * batch} pictures' latents and conditioning")
+    for number, path in enumerate(paths):
+        if path in missing:
+            chosen = [prompts[n % len(prompts)] for n in range(number * batch, (number + 1) * batch)]
+            try:
+                made = record(pipeline, component, chosen, options, _seed(seed, number))
+            except (ValueError, TypeError) as error:
+                if isinstance(error, TrajectoryError):
+                    raise
+                raise _refused(pipeline, options, error) from error
+            write_shard(path, made, chosen, row_arguments)
+        progress(f"pictures of the teacher {(number + 1) * batch} of {runs * batch}", (number + 1) / runs)
+
+
+class Trajectories:
+    """Calls from recorded sampling.
+
+    Args:
+        folder: holds a folder for each split, as `record_trajectories` fills them.
+        split: ``train`` or ``held-out``.
+        seed: of noise, noise levels and choice.
+        unconditioned: part of the rows whose conditioning is no prompt's (the empty prompt of guidance); None keeps
+            the part that sampling has, one half with classifier-free guidance.
+        shift: of the noise levels: t = sigmoid(normal + log shift); None is the scheduler's.
+        memory: bytes; a larger bank is mapped, not read.
+
+    Raises:
+        TrajectoryError: nothing is recorded there, or no row is (un)conditioned though a part is asked for.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str = "train",
+        *,
+        seed: int = 0,
+        unconditioned: float | None = None,
+        shift: float | None = None,
+        memory: int = MEMORY,
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"no split {split!r}: expected one of {', '.join(SPLITS)}")
+        paths = sorted((folder / split).glob("*.safetensors"))
+        if not paths:
+            raise TrajectoryError(f"{folder / split}: nothing is recorded there")
+        in_memory = sum(path.stat().st_size for path in paths) <= memory
+        rows = [row for path in paths for row in read_shard(path, in_memory=in_memory)]
+        self._seed, self._stream, self._shift = seed, SPLITS.index(split), shift
+        self._groups = _group(rows, unconditioned)
+        weights = np.array([len(conditioned) + len(empty) for conditioned, empty, _ in self._groups], np.float64)
+        self._ends = np.cumsum(weights / weights.sum())
+        self.prompts = tuple(dict.fromkeys(row.prompt for row in rows))
+
+    def call(self, number: int, size: int) -> dict[str, Any]:
+        """As `Calls.call`; ``hidden_states`` and ``timestep`` are fresh, everything else is as the pipeline gave it."""
+        rng = np.random.default_rng([self._seed, self._stream, number, size])
+        group = min(int(np.searchsorted(self._ends, rng.random(), side="right")), len(self._groups) - 1)
+        rows = _choose(rng, *self._groups[group], size)
+        first = rows[0]
+        call: dict[str, Any] = {**first.values}
+        call.update((name, _stack([row.tensors[name] for row in rows])) for name in first.tensors)
+        call.update((name, [row.lists[name] for row in rows]) for name in first.lists)
+        call.update((name, _on_its_own(value)) for name, value in first.shared.items())
+
+        levels = torch.from_numpy(_levels(rng, size, first.shift if self._shift is None else self._shift))
+        latents = _stack([row.latent for row in rows])
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
+        hidden = latents.lerp_(noise, levels.reshape(-1, *[1] * (latents.ndim - 1)))
+        if EXTRA in call:
+            hidden = torch.cat([hidden, call.pop(EXTRA)], first.dimension)
+        factor, offset = first.scale
+        return {**call, LATENT: hidden, TIME: levels * factor + offset}
+
+
+Group = tuple[list[Row], list[Row], float]
+"""Rows that fit into one batch: those with a prompt's conditioning, those without, and the part of the latter."""
+
+
+def _group(rows: Sequence[Row], unconditioned: float | None) -> list[Group]:
+    prompts: dict[str, set[str]] = {}
+    for row in rows:
+        prompts.setdefault(row.conditioning, set()).add(row.prompt)
+    groups: dict[str, tuple[list[Row], list[Row]]] = {}
+    for row in rows:
+        groups.setdefault(row.alike, ([], []))[len(prompts[row.conditioning]) > 1].append(row)
+    part = unconditioned
+    if part is None:
+        return [(with_, without, len(without) / len(with_ + without)) for with_, without in groups.values()]
+    if not 0 <= part <= 1:
+        raise ValueError(f"unconditioned: expected a part from 0 to 1, got {part}")
+    found = [(w, o, part) for w, o in groups.values() if (w or part == 1) and (o or part == 0)]
+    if not found:
+        raise TrajectoryError(f"unconditioned {part}: sampling has no such rows")
+    return found
+
+
+def _choose(rng: np.random.Generator, conditioned: list[Row], empty: list[Row], part: float, size: int) -> list[Row]:
+    """Rows of a batch, none twice where there are enough."""
+    without = int(part * size + rng.random())  # the right number on average
+
+    def some(rows: list[Row], count: int) -> list[Row]:
+        return [rows[n] for n in rng.choice(len(rows), count, replace=count > len(rows))] if count else []
+
+    without = min(max(without, 0 if conditioned else size), size if empty else 0)
+    return some(empty, without) + some(conditioned, size - without)
+
+
+def _levels(rng: np.random.Generator, size: int, shift: float) -> Any:
+    """Noise levels, float32 ``[size]``: one from each of ``size`` equally probable parts, in any order."""
+    uniform = (rng.permutation(size) + rng.random(size)) / size
+    normal = torch.special.ndtri(torch.from_numpy(uniform.clip(1e-6, 1 - 1e-6))).numpy()
+    return (1 / (1 + np.exp(-(normal + math.log(shift))))).astype(np.float32)
+
+
+def _stack(rows: Sequence[Tensor]) -> Tensor:
+    stacked = torch.stack(list(rows))
+    return stacked.float() if stacked.is_floating_point() else stacked
+
+
+def _on_its_own(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value.clone()
+
+
+def _refused(pipeline: Any, options: Mapping[str, Any], error: Exception) -> TrajectoryError:
+    return TrajectoryError(
+        f"{type(pipeline).__name__} fails with a prompt, or with the options {dict(options)}: {error}: "
+        "a pipeline that does not know every word needs --prompts"
+    )
+
+
+def _row_count(value: Any) -> int | None:
+    if isinstance(value, Tensor):
+        return len(value) if value.ndim else None
+    return len(value) if isinstance(value, (list, tuple)) else None
+
+
+def _seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,99 @@
+"""What all ternary layers of a student have: scales as they are stored, a bias, a low-rank branch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import torch
+from torch import Tensor, nn
+
+from ...pack import pack
+from ...tensor import LowRank, Plane, TernaryTensor
+from ..scales import F16_MAX, F16_MIN
+
+SCALE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+SCALE_FLOOR = F16_MIN
+"""Scales start at this at least. Rows of zeros have no scale of their own, and this one costs no F32 scales."""
+
+
+class TernaryLayer(nn.Module):
+    """Takes the place of an `nn.Linear`; computes ``x @ (sum_p s_p * t_p + up @ down).T + bias``.
+
+    Attributes:
+        log_scale: natural logarithm of the scales, F32 ``[P, N]``: a step changes each by a share of itself.
+        bias: F32 ``[N]``, or None.
+        down, up: low-rank branch F32 ``[R, K]``, ``[N, R]``, or None.
+        scale_dtype: in which scales are stored; None is F16, with F32 where F16 does not reach (SPEC S-4.5).
+    """
+
+    def __init__(
+        self, scale: Tensor, bias: Tensor | None, low_rank: tuple[Tensor, Tensor] | None, scale_dtype: str | None
+    ) -> None:
+        """Copy scales ``[P, N]``, a bias and ``(down, up)``."""
+        super().__init__()
+        self.scale_dtype = scale_dtype
+        self.log_scale = parameter(scale.float().clamp(min=SCALE_FLOOR).log())
+        self.bias = None if bias is None else parameter(bias)
+        self.down = None if low_rank is None else parameter(low_rank[0])
+        self.up = None if low_rank is None else parameter(low_rank[1])
+
+    def scale(self) -> Tensor:
+        """The scales as they are stored, F32 ``[P, N]``."""
+        return round_scale(self.log_scale.exp(), self.scale_dtype)
+
+    def codes(self) -> Tensor:
+        """Codes for those scales, int8 ``[P, N, K]``."""
+        raise NotImplementedError
+
+    def with_branch(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add the low-rank branch's answer to ``x`` to ``y``."""
+        if self.down is None or self.up is None:
+            return y
+        return y + nn.functional.linear(nn.functional.linear(x, self.down), self.up)
+
+    @torch.no_grad()
+    def round_low_rank(self) -> None:
+        """Round the low-rank branch to F16, in which it is stored."""
+        for factor in (self.down, self.up):
+            if factor is not None:
+                factor.copy_(factor.half())
+
+    @torch.no_grad()
+    def to_ternary(self) -> TernaryTensor:
+        """What is written: the codes and scales that `forward` uses, and the low-rank branch in F16."""
+        stored, codes = self.scale(), self.codes().cpu().numpy()
+        asked = SCALE_DTYPES[self.scale_dtype or "F16"]
+        scale = _to_numpy(stored.to(asked if self.scale_dtype is not None or _fits_f16(stored) else torch.float32))
+        scale[~codes.any(axis=2)] = 0  # rows of zeros, as canonical files have them
+        low_rank = None
+        if self.down is not None and self.up is not None:
+            low_rank = LowRank(_to_numpy(self.down.half()), _to_numpy(self.up.half()))
+        planes = tuple(Plane(pack(c), s) for c, s in zip(codes, scale, strict=True))
+        return TernaryTensor((codes.shape[1], codes.shape[2]), planes, low_rank=low_rank)
+
+
+def round_scale(scale: Tensor, dtype: str | None) -> Tensor:
+    """Round F32 scales to what is stored, as F32; the gradient passes as if nothing had been rounded."""
+    with torch.no_grad():
+        rounded = scale.to(SCALE_DTYPES[dtype or "F16"]).to(scale.dtype)
+        if dtype is None:
+            rounded = torch.where(((scale >= F16_MIN) & (scale <= F16_MAX)).all(), rounded, scale)
+        change = rounded - scale
+    return scale + change
+
+
+def parameter(value: Tensor) -> nn.Parameter:
+    """An F32 copy to be trained."""
+    return nn.Parameter(value.detach().float().clone())
+
+
+def _fits_f16(scale: Tensor) -> bool:
+    return bool(((scale >= F16_MIN) & (scale <= F16_MAX)).all())
+
+
+def _to_numpy(value: Tensor) -> Any:
+    if value.dtype == torch.bfloat16:
+        return value.view(torch.int16).cpu().numpy().view(ml_dtypes.bfloat16).copy()
+    return value.cpu().numpy().copy()

@@ -1,0 +1,109 @@
+"""Distils a model: `distill` is what `ternfmt convert --method distilled` calls."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..data.calls import Calls
+from ..run.solution import Solution
+from ..settings import LayerSettings
+from .accounting import choose_blockwise
+from .blockwise import solve_blocks
+from .parallel import ranks
+from .settings import DistilledSettings, SettingsError, check_layers
+from .student import make_student
+from .train import Trainer, train
+
+if TYPE_CHECKING:
+    from ..data.model import LoadedModel
+
+PART = "distilled"
+"""The one part of the solution of a run from end to end."""
+
+CHECKPOINT_BYTES_PER_WEIGHT = 8
+"""Latent weight and momentum."""
+
+
+def distill(
+    loaded: LoadedModel,
+    calls: Calls,
+    held_out: Calls,
+    layers: Mapping[str, LayerSettings],
+    solution: Solution,
+    settings: DistilledSettings,
+    work: Path,
+    progress: Callable[[str, float], None],
+    dense_dtypes: Mapping[str, str],
+    start: Solution | None = None,
+) -> None:
+    """Train a ternary student to answer as the teacher does, and put it into the solution.
+
+    A run that was killed goes on when it is started again with the same arguments: end to end from its last
+    checkpoint with the numbers it would have had, block-wise from the first block that is not solved. Under
+    ``torchrun`` (see `parallel`) all ranks call this; the first one writes.
+
+    Args:
+        loaded: the teacher, which is not changed.
+        calls: to train with.
+        held_out: to validate with; prompts that ``calls`` has not.
+        layers: settings of the ternary tensors: planes, scale dtype.
+        solution: takes a `TernaryTensor` for each, and the dense tensors that changed.
+        settings: of the training.
+        work: a folder for checkpoints, caches and ``log.jsonl``.
+        progress: is told what is going on, and which share is done.
+        dense_dtypes: dtype in the checkpoint of every dense tensor; those that are not named are not trained.
+        start: ternary tensors to start from, for ``settings.start == "calibrated"``.
+
+    Raises:
+        SettingsError: something is asked for that cannot be; a layer takes part in no call.
+        NotFiniteError: the loss is NaN or Inf.
+        CheckpointError: the work folder belongs to another run.
+        OSError: there is no room for a checkpoint.
+    """
+    check_layers(layers, loaded.linears)
+    if not layers:
+        raise SettingsError("distilled: expected at least one ternary layer, got none")
+    if settings.start == "calibrated" and start is None:
+        raise SettingsError("start: 'calibrated' needs the solution of that method, and there is none")
+    found = start if settings.start == "calibrated" else None
+    here = ranks(loaded.device)
+    work.mkdir(parents=True, exist_ok=True)
+    blockwise = choose_blockwise(loaded, layers, settings) if settings.blockwise is None else settings.blockwise
+    if blockwise:
+        if here.size > 1:
+            raise SettingsError(f"block-wise runs on one device, but there are {here.size} ranks; set blockwise=False")
+        solve_blocks(loaded, calls, held_out, layers, solution, settings, work, progress, dense_dtypes, found)
+        return
+    if PART in solution.parts():
+        return
+    _check_disk(loaded, layers, settings, work)
+    student = make_student(loaded, layers, settings, dense_dtypes, found)
+    trainer = Trainer(loaded, student, calls, settings, here)
+    train(trainer, held_out, work, progress, dense_dtypes, describe_run(layers, settings))
+    if here.is_first:
+        solution.add(PART, student.solved(dense_dtypes))
+    here.wait()
+
+
+def describe_run(layers: Mapping[str, LayerSettings], settings: DistilledSettings) -> str:
+    """What checkpoints are compared by: all that has a bearing on the numbers."""
+    own = asdict(settings)
+    for name in ("checkpoint_seconds", "validate_every", "validation_calls", "compile"):
+        del own[name]
+    return json.dumps({"settings": own, "layers": {n: layer.to_json() for n, layer in layers.items()}}, sort_keys=True)
+
+
+def _check_disk(
+    loaded: LoadedModel, layers: Mapping[str, LayerSettings], settings: DistilledSettings, work: Path
+) -> None:
+    """A checkpoint is written beside the one before, so that two must fit."""
+    weights = sum(loaded.linears[name].weight.numel() for name in layers) if settings.train_codes else 0
+    needed = 2 * weights * CHECKPOINT_BYTES_PER_WEIGHT
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        raise OSError(f"{work}: two checkpoints take {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free")

@@ -1,0 +1,130 @@
+"""The methods that look at the whole model: make data, turn the dial by it, calibrate, distil.
+
+Everything is kept in the work folder as it comes, so that a run that is stopped goes on where it was::
+
+    DST.partial/data/          what the model is fed (or the folder that `Calibration.data` names)
+    DST.partial/calibrated/    what `calibrated` has found, a file a block
+    DST.partial/distilled/     what `distilled` has found
+    DST.partial/work/          checkpoints, activations of the block at hand
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from .calibrated.output_error import measure_output_errors
+from .calibrated.settings import CalibratedSettings
+from .calibrated.solve import calibrate
+from .data.calls import Calls
+from .data.checks import check_layers_run, prepare_blocks
+from .data.make import check_data, make_data
+from .data.model import LoadedModel, load_model
+from .distilled.settings import DistilledSettings
+from .distilled.solve import distill
+from .plan import Plan, with_layers
+from .run.dial import DialLayer, planes_needed, spend
+from .run.journal import Journal
+from .run.solution import Solution
+from .run.work_folder import WorkFolder
+
+Tell = Callable[[str, float], None]
+"""Called with what is being done, and the share of it that is done."""
+
+
+def solve(plan: Plan, folder: WorkFolder, tell: Tell) -> tuple[Plan, Solution]:
+    """Find the tensors of a plan whose method is in `DATA_METHODS`.
+
+    Args:
+        plan: its `calibration` says how.
+        folder: the work folder.
+        tell: hears of progress.
+
+    Returns:
+        The plan with its dial turned, and the tensors.
+
+    Raises:
+        ValueError: the model cannot be run, the prompts are not there, a layer never runs, an activation is NaN; all
+            of these but the last before expensive work.
+        OSError: reading or writing fails.
+    """
+    told = plan.calibration
+    assert told is not None
+    prompts = Path(told.prompts) if told.prompts else None
+    check_data(plan, prompts)
+    tell("load the model", 0.0)
+    loaded = load_model(plan, device=told.device, trust_remote_code=told.trust_remote_code)
+    calls, held_out = make_data(
+        plan,
+        loaded,
+        Path(told.data) if told.data else folder.path / "data",
+        prompts=prompts,
+        samples=told.samples,
+        held_out=told.held_out,
+        device=told.device,
+        steps=told.sampling_steps,
+        guidance=told.guidance,
+        seed=told.seed,
+        trust_remote_code=told.trust_remote_code,
+        progress=tell,
+    )
+    check_layers_run(loaded, calls)
+    loaded = prepare_blocks(loaded, calls)
+    if plan.dial is not None:
+        plan = _turn_dial(plan, loaded, calls, folder.measurements, tell)
+    method = next(iter(plan.layers.values())).method
+    dtypes = {name: recipe.dtype for name, recipe in plan.recipes.items() if name not in plan.layers}
+    work = folder.path / "work"
+    solution = None
+    if method == "calibrated" or told.start == "calibrated":
+        solution = Solution(folder.path / "calibrated")
+        settings = CalibratedSettings(samples=told.samples, batch=told.batch)
+        layers = {name: replace(layer, low_rank=0) for name, layer in plan.layers.items()}
+        calibrate(loaded, calls, layers, solution, settings, work / "calibrated", tell, dtypes)
+    if method == "calibrated":
+        assert solution is not None
+        return plan, solution
+    distilled = Solution(folder.path / "distilled")
+    recipe = DistilledSettings(
+        steps=told.steps,
+        batch=told.batch,
+        seed=told.seed,
+        start=told.start,
+        low_rank=told.low_rank,
+        compile=told.compile,
+    )
+    distill(loaded, calls, held_out, plan.layers, distilled, recipe, work / "distilled", tell, dtypes, solution)
+    return plan, distilled
+
+
+def _turn_dial(plan: Plan, loaded: LoadedModel, calls: Calls, journal: Path, tell: Tell) -> Plan:
+    """Spend second planes where the error of the model's output falls most for a byte."""
+    assert plan.dial is not None
+    layers = {
+        name: DialLayer(plan.recipes[name].shape, layer, name in plan.dial.fixed) for name, layer in plan.layers.items()
+    }
+    planes = range(1, planes_needed(layers, plan.dial.ratio) + 1)
+    total, done = sum(map(plan.size, layers)), 0
+
+    def measured(name: str, weights: int) -> None:
+        nonlocal done
+        done += weights
+        tell(f"output error of {name}", done / total)
+
+    kept = Journal(journal, plan.fingerprint)
+    try:
+        costs = measure_output_errors(
+            loaded,
+            calls,
+            layers,
+            planes,
+            measured=kept.records,
+            record=lambda cost: kept.append([cost]),
+            progress=measured,
+        )
+    finally:
+        kept.close()
+    chosen = spend(costs, plan.dial.ratio)
+    settled = {name: layer.with_planes(chosen[name]) for name, layer in layers.items()}
+    return with_layers(replace(plan, dial=None), settled, plan.dial.shard_bytes)

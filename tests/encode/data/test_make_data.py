@@ -1,0 +1,238 @@
+"""From a checkpoint on the disk to calls, and everything that is refused before hours are spent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ternfmt.encode.data import make_texts
+from ternfmt.encode.data.calls import output_of
+from ternfmt.encode.data.make import (
+    DataError,
+    NeverRanError,
+    check_data,
+    check_layers_run,
+    make_data,
+    prepare_blocks,
+)
+from ternfmt.encode.data.model import load_model
+from ternfmt.encode.data.prompts import PromptError
+from ternfmt.encode.data.replay import ActivationError
+from ternfmt.encode.data.texts import TextError
+from ternfmt.encode.data.trajectories import TrajectoryError
+from ternfmt.encode.plan import plan_conversion
+from ternfmt.encode.settings import Settings
+
+SAMPLE = Path(__file__).parents[3] / "examples" / "sample-flux" / "model"
+PROMPTS = "a red circle\ntwo blue squares\na cross above a circle\n# comment\na green triangle\nfour crosses\n"
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text(PROMPTS)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def few_sentences(monkeypatch):
+    monkeypatch.setattr(make_texts, "SENTENCES_AT_LEAST", 40)
+    monkeypatch.setattr(make_texts, "PIECE_TOKENS", 16)
+
+
+def tensors(call):
+    return {name: value for name, value in call.items() if isinstance(value, torch.Tensor)}
+
+
+def assert_same_calls(one, other):
+    for number in range(3):
+        a, b = tensors(one.call(number, 3)), tensors(other.call(number, 3))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("source", ["tiny", "sample"])
+def test_a_pipelines_own_pictures(source, pipeline_folder, prompts, tmp_path):
+    plan = plan_conversion(pipeline_folder if source == "tiny" else SAMPLE, Settings())
+    loaded = load_model(plan)
+    told = []
+    arguments = {"prompts": prompts, "samples": 4, "held_out": 1, "steps": 2, "trust_remote_code": True}
+    train, held_out = make_data(
+        plan, loaded, tmp_path / "work", progress=lambda what, part: told.append((what, part)), **arguments
+    )
+    assert told[-1] == ("held-out: pictures of the teacher 1 of 1", 1.0)
+    assert len(train.prompts) == 4
+    assert len(held_out.prompts) == 1
+    assert set(train.prompts) | set(held_out.prompts) == set(PROMPTS.splitlines()) - {"# comment"}
+    call = train.call(0, 3)
+    assert call["hidden_states"].shape == (3, 36, 50)
+    assert all(value.dtype == torch.float32 for value in tensors(call).values())
+    with torch.no_grad():
+        assert output_of(loaded.model(**call)).shape == (3, 36, 48)
+    check_layers_run(loaded, train)
+    assert [b.name for b in prepare_blocks(loaded, train).blocks] == [b.name for b in loaded.blocks]
+    told.clear()
+    again = make_data(plan, loaded, tmp_path / "work", **arguments)
+    assert_same_calls(train, again[0])
+    assert_same_calls(held_out, again[1])
+    assert len(list((tmp_path / "work").iterdir())) == 1
+    if source == "tiny":
+        make_data(plan, loaded, tmp_path / "work", **{**arguments, "guidance": 2.0})
+        assert len(list((tmp_path / "work").iterdir())) == 2
+
+
+def test_a_trained_models_pictures_are_pictures(prompts, tmp_path):
+    """What is stored is what the sample pipeline draws: its velocity points from noise to such latents."""
+    plan = plan_conversion(SAMPLE, Settings())
+    loaded = load_model(plan)
+    train, _ = make_data(
+        plan, loaded, tmp_path, prompts=prompts, samples=4, held_out=1, steps=4, trust_remote_code=True
+    )
+    latents = torch.stack([row.latent for group in train._groups for row in group[0]])
+    call = train.call(0, 16)
+    noisy = call["hidden_states"][..., :48]
+    with torch.no_grad():
+        velocity = output_of(loaded.model(**call))
+
+    def distance(pictures):
+        return torch.cdist(pictures.flatten(1), latents.flatten(1)).amin(1).median()
+
+    # z_t - t v is the model's guess at the picture: far nearer to one of ours than what it is guessed from.
+    assert distance(noisy - call["timestep"][:, None, None] * velocity) < distance(noisy) / 2
+
+
+def test_an_encoders_sentences(folders, tmp_path):
+    plan = plan_conversion(folders("bert"), Settings())
+    loaded = load_model(plan)
+    train, held_out = make_data(plan, loaded, tmp_path, samples=50, held_out=10)
+    call = train.call(0, 4)
+    assert call["input_ids"][:, 0].tolist() == [2] * 4
+    assert call["input_ids"][:, -1].tolist() == [3] * 4
+    check_layers_run(loaded, train)
+    prepare_blocks(loaded, held_out)
+    assert_same_calls(train, make_data(plan, loaded, tmp_path, samples=50, held_out=10)[0])
+
+
+def test_a_language_models_own_text(folders, tmp_path, prompts):
+    plan = plan_conversion(folders("llama"), Settings())
+    loaded = load_model(plan)
+    told = []
+    train, _ = make_data(
+        plan, loaded, tmp_path, samples=5, held_out=2, progress=lambda what, part: told.append((what, part))
+    )
+    assert train.call(0, 4)["input_ids"].shape == (4, 16)
+    assert told[-1] == ("held-out: text of the model: 2 of 2 pieces", 1.0)
+    check_layers_run(loaded, train)
+    prepare_blocks(loaded, train)
+    with pytest.raises(TextError, match=r"prompts.txt: no train prompt of at least 8 tokens"):
+        make_data(plan, loaded, tmp_path, prompts=prompts, samples=5, held_out=2)
+
+
+def test_a_transformer_without_its_pipeline_is_refused(folders, pipeline_folder):
+    with pytest.raises(DataError, match=r"no text encoders, .*name the pipeline's folder, with model_index.json"):
+        check_data(plan_conversion(folders("flux"), Settings()))
+    with pytest.raises(DataError) as caught:
+        check_data(plan_conversion(pipeline_folder / "transformer", Settings()))
+    assert str(caught.value).endswith(f"model_index.json: {pipeline_folder}")
+
+
+def test_a_scheduler_that_does_not_follow_a_flow_is_refused(pipeline_folder, tmp_path):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(pipeline_folder, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "DDIMScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match="its scheduler is DDIMScheduler: expected FlowMatchEulerDiscreteScheduler"):
+        check_data(plan_conversion(folder, Settings()))
+
+
+def test_a_pipeline_that_cannot_be_loaded_is_named(pipeline_folder, tmp_path, prompts):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(pipeline_folder, folder)
+    shutil.rmtree(folder / "text_encoder")
+    plan = plan_conversion(folder, Settings())
+    loaded = load_model(plan)
+    for trust in (False, True):
+        with pytest.raises(DataError, match=r"the pipeline cannot be loaded" + ("" if trust else ".*--trust-remote")):
+            make_data(plan, loaded, tmp_path / "w", prompts=prompts, samples=1, held_out=1, trust_remote_code=trust)
+
+
+def test_options_that_the_pipeline_does_not_take_are_named(pipeline_folder, tmp_path, prompts):
+    plan = plan_conversion(pipeline_folder, Settings())
+    with pytest.raises(DataError, match="SampleFluxPipeline does not take height"):
+        make_data(
+            plan,
+            load_model(plan),
+            tmp_path / "work",
+            prompts=prompts,
+            samples=1,
+            held_out=1,
+            options={"height": 24},
+            trust_remote_code=True,
+        )
+
+
+def test_words_that_the_pipeline_does_not_know_are_named(pipeline_folder, tmp_path):
+    plan = plan_conversion(pipeline_folder, Settings())
+    with pytest.raises(TrajectoryError, match=r"expected at most 8 words among a, and, left.*--prompts"):
+        make_data(plan, load_model(plan), tmp_path / "work", samples=1, held_out=1, trust_remote_code=True)
+
+
+def test_a_missing_tokenizer_is_named(folders, tmp_path):
+    folder = tmp_path / "bert"
+    shutil.copytree(folders("bert"), folder, ignore=shutil.ignore_patterns("tokenizer*", "special*"))
+    with pytest.raises(DataError, match=r"bert: no tokenizer \(tokenizer.json, "):
+        check_data(plan_conversion(folder, Settings()))
+    (folder / "tokenizer.json").write_text("{")
+    plan = plan_conversion(folder, Settings())
+    with pytest.raises(DataError, match="bert: the tokenizer cannot be loaded"):
+        make_data(plan, load_model(plan), tmp_path / "work", samples=1, held_out=1)
+
+
+def test_files_of_prompts_are_looked_at_first(folders, tmp_path):
+    plan = plan_conversion(folders("bert"), Settings())
+    with pytest.raises(FileNotFoundError, match=r"none.txt: no such file of prompts"):
+        check_data(plan, tmp_path / "none.txt")
+    (tmp_path / "one.txt").write_text("one")
+    with pytest.raises(PromptError, match=r"one.txt: one prompt"):
+        check_data(plan, tmp_path / "one.txt")
+
+
+@pytest.mark.parametrize("name", ["samples", "held_out", "steps"])
+def test_numbers_are_at_least_one(folders, tmp_path, name):
+    plan = plan_conversion(folders("bert"), Settings())
+    with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
+        make_data(plan, load_model(plan), tmp_path, **{"samples": 1, "held_out": 1, name: 0})
+
+
+class Fixed:
+    def __init__(self, call):
+        self._call = call
+
+    def call(self, number, size):
+        return self._call
+
+
+def test_layers_that_never_run_are_named(load, calls_of):
+    loaded = load("bert", everything=True)
+    calls = Fixed(calls_of("bert")[0])
+    check_layers_run(loaded, calls)
+    loaded.model.pooler = None
+    with pytest.raises(NeverRanError, match=r"1 of 19 ternary layers never ran: pooler.dense.weight: .*--exclude"):
+        check_layers_run(loaded, calls)
+
+
+def test_layers_that_give_nan_are_named(load, calls_of):
+    loaded = load("flux")
+    name = "single_transformer_blocks.0.attn.to_k.weight"
+    loaded.linears[name].weight[3, 0] = torch.nan
+    with pytest.raises(ActivationError, match=rf"{name}: its output has NaN or Inf in torch.float32"):
+        check_layers_run(loaded, Fixed(calls_of("flux")[0]))
+    loaded = load("flux")
+    loaded.model.proj_out.weight[0, 0] = torch.inf
+    with pytest.raises(ActivationError, match=r"^the model: its output has NaN or Inf"):
+        check_layers_run(loaded, Fixed(calls_of("flux")[0]))

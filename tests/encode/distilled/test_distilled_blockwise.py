@@ -1,0 +1,131 @@
+"""A block at a time: better than the start, resumable, and what is written is what later blocks have seen."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+
+from ternfmt.encode.data.calls import output_of
+from ternfmt.encode.distilled.blockwise import runs_on
+from ternfmt.encode.distilled.settings import DistilledSettings, SettingsError
+from ternfmt.encode.distilled.solve import distill
+from ternfmt.encode.distilled.student import put_in
+from ternfmt.encode.quantize import quantize
+from ternfmt.encode.run.solution import Solution
+from ternfmt.tensor import TernaryTensor
+from tests.encode.distilled import tiny
+from tests.encode.distilled.tiny import Noise
+
+SETTINGS = DistilledSettings(
+    steps=30, batch=8, samples=32, blockwise=True, validation_calls=1, muon_lr=5e-3, adam_lr=5e-3
+)
+
+
+def run(folder, settings=SETTINGS, progress=lambda what, share: None, calls=None):
+    model = tiny.loaded()
+    solution = Solution(folder / "solution")
+    distill(
+        model, calls or Noise(1), Noise(2), tiny.layers(model), solution, settings, folder / "work", progress,
+        tiny.dense_dtypes(model),
+    )  # fmt: skip
+    return model, solution
+
+
+def error_of(model, tensors):
+    student = copy.deepcopy(model.model)
+    put_in(student, tensors)
+    call = Noise(3).call(0, 32)
+    ours, theirs = output_of(student(**call)), output_of(model.model(**call))
+    return ((ours - theirs).square().sum() / theirs.square().sum()).item()
+
+
+def test_blocks_are_solved_one_after_another(tmp_path):
+    told = []
+    before = tiny.loaded()
+    model, solution = run(tmp_path, progress=lambda what, share: told.append((what, share)))
+    assert solution.parts() == {"block-000", "block-001"}
+    assert [share for _, share in told] == [0.5, 1.0]
+    assert "block 1 of 2: blocks.0, held-out error" in told[0][0]
+    log = [json.loads(line) for line in (tmp_path / "work" / "log.jsonl").read_text().splitlines()]
+    assert [line["block"] for line in log] == ["blocks.0", "blocks.1"]
+    assert all(line["error"] < line["error_before"] for line in log)
+    exact = {name: quantize(linear.weight.numpy()) for name, linear in model.linears.items()}
+    assert error_of(model, solution) < 0.6 * error_of(model, exact)
+    assert {name for name in solution if isinstance(solution[name], TernaryTensor)} == set(model.linears)
+    assert all(name.startswith("blocks.") for name in solution)
+    # the model is as it was, and the caches are gone
+    assert all(value.equal(model.model.state_dict()[name]) for name, value in before.model.state_dict().items())
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["log.jsonl"]
+
+
+def test_a_run_that_was_killed_goes_on_with_the_next_block(tmp_path):
+    _, whole = run(tmp_path / "whole")
+
+    class Killed(KeyboardInterrupt):
+        pass
+
+    def kill(what, share):
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "twice", progress=kill)
+    assert Solution(tmp_path / "twice" / "solution").parts() == {"block-000"}
+    told = []
+    _, again = run(tmp_path / "twice", progress=lambda what, share: told.append(share))
+    assert told == [1.0]
+    for part in ("block-000", "block-001"):
+        ours, theirs = ((s.folder / f"{part}.safetensors").read_bytes() for s in (again, whole))
+        assert ours == theirs
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    run(tmp_path)
+    told = []
+    run(tmp_path, progress=lambda what, share: told.append(share))
+    assert told == []
+
+
+def test_low_rank_and_frozen_codes_work_too(tmp_path):
+    settings = DistilledSettings(
+        steps=4, batch=8, samples=16, blockwise=True, low_rank=2, train_codes=False, micro_batch=4, validation_calls=1
+    )
+    model, solution = run(tmp_path, settings)
+    for name, linear in model.linears.items():
+        assert solution[name].codes.tobytes() == quantize(linear.weight.numpy()).codes.tobytes()
+        assert solution[name].low_rank.down.shape == (2, linear.in_features)
+
+
+def test_ranks_are_refused(tmp_path, monkeypatch):
+    from ternfmt.encode.distilled import solve
+    from ternfmt.encode.distilled.parallel import Ranks
+
+    monkeypatch.setattr(solve, "ranks", lambda device: Ranks(0, 2))
+    with pytest.raises(SettingsError, match="block-wise runs on one device, but there are 2 ranks"):
+        run(tmp_path)
+
+
+def test_a_block_on_another_device_takes_and_gives_tensors_where_it_was():
+    seen = []
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def to(self, device):
+            seen.append(f"block to {device}")
+            return self
+
+        def forward(self, hidden, *, time):
+            seen.append(f"input on {hidden.device} and {time.device}")
+            return torch.ones(2), (torch.zeros(2),)
+
+    block = Block()
+    with runs_on(block, torch.device("meta")):
+        answer = block(torch.ones(3), time=torch.ones(3))
+    assert seen == ["block to meta", "input on meta and meta", "block to cpu"]
+    assert answer[0].device.type == answer[1][0].device.type == "cpu"
+    assert "forward" not in vars(block)

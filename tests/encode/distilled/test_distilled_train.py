@@ -1,0 +1,240 @@
+"""End to end: the student learns, goes on where it was stopped, and writes what was evaluated."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ternfmt.encode.data.calls import output_of
+from ternfmt.encode.distilled import checkpoint
+from ternfmt.encode.distilled.log import duration
+from ternfmt.encode.distilled.losses import NotFiniteError
+from ternfmt.encode.distilled.settings import DistilledSettings, SettingsError
+from ternfmt.encode.distilled.solve import distill
+from ternfmt.encode.distilled.student import make_student, put_in
+from ternfmt.encode.distilled.train import Trainer, train
+from ternfmt.encode.quantize import quantize
+from ternfmt.encode.run.solution import Solution
+from ternfmt.tensor import TernaryTensor
+from tests.encode.distilled import tiny
+from tests.encode.distilled.tiny import Noise
+
+SETTINGS = DistilledSettings(steps=6, batch=8, validate_every=2, validation_calls=1, checkpoint_seconds=0.0)
+LONGER = replace(SETTINGS, steps=60, validate_every=60, muon_lr=5e-3, adam_lr=5e-3, checkpoint_seconds=100.0)
+
+
+def quiet(what: str, share: float) -> None:
+    assert 0 <= share <= 1
+
+
+def run(folder, settings=SETTINGS, planes=1, kind="velocity", start=None, calls=None, **layer):
+    model = tiny.loaded(kind)
+    solution = Solution(folder / "solution")
+    arguments = (tiny.layers(model, planes, **layer), solution, settings, folder / "work", quiet)
+    distill(model, calls or Noise(1), Noise(2), *arguments, tiny.dense_dtypes(model), start)
+    return model, solution
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "work" / "log.jsonl").read_text().splitlines()]
+
+
+def error_of(model, solution, settings=SETTINGS):
+    student = copy.deepcopy(model.model)
+    put_in(student, {path: solution[name] for path, name in model.names.items() if name in solution})
+    call = Noise(2).call(0, settings.batch)
+    ours, theirs = output_of(student(**call)), output_of(model.model(**call))
+    return ((ours - theirs).square().sum() / theirs.square().sum()).item()
+
+
+@pytest.mark.parametrize("kind", ["velocity", "logits", "last_hidden_state"])
+def test_training_lowers_the_error_on_calls_it_has_not_seen(tmp_path, kind):
+    run(tmp_path, LONGER, kind=kind)
+    log = log_of(tmp_path)
+    assert log[-1]["error"] < 0.4 * log[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "planes"),
+    [
+        ({}, 1),
+        ({}, 2),
+        ({"low_rank": 2}, 1),
+        ({"train_codes": False, "low_rank": 2}, 1),
+        ({"train_dense": "biases"}, 1),
+        ({"feature_weight": 1.0, "checkpoint_blocks": True, "micro_batch": 4, "validation_calls": 2}, 1),
+    ],
+)
+def test_what_is_written_is_what_was_evaluated(tmp_path, changes, planes):
+    model, solution = run(tmp_path, replace(SETTINGS, **changes), planes)
+    last = log_of(tmp_path)[-1]
+    assert last["written"]
+    assert error_of(model, solution) == pytest.approx(last["error"], rel=1e-4)
+    assert all(isinstance(solution[name], TernaryTensor) for name in model.linears)
+    assert all(len(solution[name].planes) == planes for name in model.linears)
+    dense = {name for name in solution if not isinstance(solution[name], TernaryTensor)}
+    assert all(solution[name].dtype.name == "bfloat16" for name in dense)
+    expected = set(tiny.dense_dtypes(model))
+    if changes.get("train_dense") == "biases":
+        expected = {name for name in expected if name.startswith("blocks.")}
+    assert dense == expected
+
+
+def test_written_tensors_give_the_students_outputs_to_the_bit(tmp_path):
+    model, solution = run(tmp_path)
+    student = make_student(model, tiny.layers(model), SETTINGS, tiny.dense_dtypes(model), solution)
+    plain = copy.deepcopy(model.model)
+    put_in(plain, {path: solution[name] for path, name in model.names.items()})
+    call = Noise(9).call(0, 8)
+    assert output_of(student.model(**call)).equal(output_of(plain(**call)))
+
+
+@pytest.mark.parametrize("changes", [{}, {"low_rank": 1, "codes_from": 0.3, "feature_weight": 0.5}])
+def test_a_run_that_was_killed_goes_on_to_the_bit(tmp_path, changes):
+    settings = replace(SETTINGS, **changes)
+    _, whole = run(tmp_path / "whole", settings)
+
+    class Killed(Noise):
+        def call(self, number, size):
+            if self.seed == 1 and number == 3:
+                raise KeyboardInterrupt
+            return super().call(number, size)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "twice", settings, calls=Killed(1))
+    assert not Solution(tmp_path / "twice" / "solution").parts()
+    _, again = run(tmp_path / "twice", settings)
+    for name in whole:
+        ours, theirs = again[name], whole[name]
+        if isinstance(ours, TernaryTensor):
+            assert ours.codes.tobytes() == theirs.codes.tobytes(), name
+            assert ours.scale.tobytes() == theirs.scale.tobytes(), name
+        else:
+            assert ours.tobytes() == theirs.tobytes(), name
+    strip = lambda lines: [{k: v for k, v in line.items() if k != "seconds"} for line in lines]  # noqa: E731
+    assert strip(log_of(tmp_path / "whole")) == strip(log_of(tmp_path / "twice"))
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    run(tmp_path)
+
+    class Never:
+        def call(self, number, size):
+            raise AssertionError
+
+    run(tmp_path, calls=Never())
+
+
+def test_micro_batches_add_up(tmp_path):
+    _, whole = run(tmp_path / "8")
+    _, parts = run(tmp_path / "4", replace(SETTINGS, micro_batch=4))
+    for name, ours in whole.items():
+        values = (t.dequantize() if isinstance(t, TernaryTensor) else t.astype(np.float32) for t in (ours, parts[name]))
+        np.testing.assert_allclose(*values, rtol=0.01, atol=1e-4, err_msg=name)
+
+
+def test_codes_wait_for_their_turn(tmp_path):
+    model, solution = run(tmp_path, replace(SETTINGS, codes_from=1.0))
+    for name, linear in model.linears.items():
+        start = quantize(linear.weight.numpy())
+        assert start.codes.tobytes() == solution[name].codes.tobytes()
+        assert start.scale.tobytes() != solution[name].scale.tobytes()
+
+
+def test_a_start_is_gone_on_from(tmp_path):
+    model, first = run(tmp_path / "first")
+    settings = replace(SETTINGS, start="calibrated", muon_lr=1e-9, adam_lr=1e-9, steps=1)
+    _, second = run(tmp_path / "second", settings, start=first)
+    for name in model.linears:
+        assert first[name].codes.tobytes() == second[name].codes.tobytes()
+    assert error_of(model, second) == pytest.approx(error_of(model, first), rel=0.02)
+
+
+def test_a_start_that_is_missing_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="'calibrated' needs the solution of that method"):
+        run(tmp_path, replace(SETTINGS, start="calibrated"))
+
+
+def test_a_start_of_other_planes_is_refused(tmp_path):
+    _, first = run(tmp_path / "first")
+    with pytest.raises(SettingsError, match=r"'blocks\.0\.up\.weight': expected 2 planes of \[24, 16\]"):
+        run(tmp_path / "second", replace(SETTINGS, start="calibrated"), planes=2, start=first)
+
+
+def test_another_runs_checkpoint_is_refused(tmp_path):
+    model = tiny.loaded()
+    student = make_student(model, tiny.layers(model), SETTINGS, tiny.dense_dtypes(model))
+    trainer = Trainer(model, student, Noise(1), SETTINGS)
+    train(trainer, Noise(2), tmp_path / "work", quiet, tiny.dense_dtypes(model), "another")
+    with pytest.raises(checkpoint.CheckpointError, match="got one of another"):
+        run(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "checkpoint.pt").write_bytes(b"half of it")
+    with pytest.raises(checkpoint.CheckpointError, match=r"checkpoint\.pt: cannot be read"):
+        run(tmp_path)
+
+
+def test_nan_in_a_call_is_refused(tmp_path):
+    class Broken(Noise):
+        def call(self, number, size):
+            made = super().call(number, size)
+            if number == 1:
+                made["hidden_states"][0, 0, 0] = float("nan")
+            return made
+
+    with pytest.raises(NotFiniteError, match="step 1: expected a finite loss, got nan"):
+        run(tmp_path, calls=Broken(1))
+
+
+def test_nan_in_a_weight_is_refused():
+    model = tiny.loaded()
+    model.linears["blocks.0.up.weight"].weight[0, 0] = float("nan")
+    with pytest.raises(SettingsError, match=r"'blocks\.0\.up\.weight': a weight is NaN or Inf"):
+        make_student(model, tiny.layers(model), SETTINGS, {})
+
+
+def test_a_layer_that_never_runs_is_named():
+    model = tiny.loaded()
+
+    class Skips(nn.Module):
+        def forward(self, hidden, *, time):
+            return hidden
+
+    block = model.model.blocks[1]
+    block.forward = Skips().forward
+    student = make_student(model, tiny.layers(model), SETTINGS, tiny.dense_dtypes(model))
+    with pytest.raises(SettingsError, match=r"'blocks\.1\.up\.weight': no call came through this layer"):
+        Trainer(model, student, Noise(1), SETTINGS).train_step()
+
+
+def test_the_teacher_is_not_changed(tmp_path):
+    before = copy.deepcopy(tiny.loaded().model.state_dict())
+    model, _ = run(tmp_path, replace(SETTINGS, feature_weight=1.0))
+    assert all(value.equal(before[name]) for name, value in model.model.state_dict().items())
+    assert not any(block.module._forward_hooks for block in model.blocks)
+
+
+def test_one_seed_one_result(tmp_path):
+    _, first = run(tmp_path / "1", replace(SETTINGS, low_rank=2))
+    _, second = run(tmp_path / "2", replace(SETTINGS, low_rank=2))
+    files = [sorted((s.folder).glob("*.safetensors")) for s in (first, second)]
+    assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
+
+
+@pytest.mark.parametrize(("value", "text"), [(3.2, "3 s"), (90, "90 s"), (600, "10 min"), (12_000, "3 h 20 min")])
+def test_durations(value, text):
+    assert duration(value) == text
+
+
+def test_autograd_mode_is_left_as_it_was(tmp_path):
+    run(tmp_path)
+    assert torch.is_grad_enabled()
