@@ -1,4 +1,4 @@
-"""Commands: `judge` two models, or `draw` one model's pictures."""
+"""Commands: `judge` two models, `draw` one model's pictures, or print `prompts` to calibrate with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sample_flux.cases import make_cases
 from sample_flux.compare import Comparison, compare, judge_pictures, picture_distance, velocity_errors
 from sample_flux.draw import draw, load_pipeline
 from sample_flux.progress import progress
-from sample_flux.prompts import CATEGORIES
+from sample_flux.prompts import CATEGORIES, calibration_prompts
 
 
 def judge(arguments: argparse.Namespace) -> int:
@@ -65,6 +65,13 @@ def draw_to_file(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def print_prompts(arguments: argparse.Namespace) -> int:
+    """Print training sentences, as many of each category, for `ternfmt convert --prompts`."""
+    for prompt in calibration_prompts():
+        print(prompt.text)
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command."""
     shared = argparse.ArgumentParser(add_help=False)
@@ -85,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("output", type=Path, metavar="FILE.npz")
     command.add_argument("--title", help="of the progress bar")
     command.set_defaults(run=draw_to_file)
+
+    command = commands.add_parser("prompts", help="print training sentences, for ternfmt convert --prompts")
+    command.set_defaults(run=print_prompts, pairs=len(CATEGORIES), threads=torch.get_num_threads())
 
     arguments = parser.parse_args(argv)
     if arguments.pairs < len(CATEGORIES):

@@ -82,6 +82,28 @@ def all_prompts() -> Mapping[str, tuple[Prompt, ...]]:
 
 
 @cache
+def half_coloured_pairs() -> tuple[Prompt, ...]:
+    """Sentences such as "a red circle and a square", for training alone; they are in no split.
+
+    Eight sentences of "two objects" are too few to learn from that a colour may be missing.
+    """
+    shapes = itertools.permutations(SHAPES, 2)
+    return tuple(
+        _prompt("two objects", *pair)
+        for (a, b), colour in itertools.product(shapes, COLOURS)
+        for pair in ((Wanted(a, colour), Wanted(b)), (Wanted(a), Wanted(b, colour)))
+    )
+
+
+def calibration_prompts() -> list[Prompt]:
+    """Sentences of the training split, every category's repeated to about the same number, and taken in turns."""
+    of = {**split("train")}
+    of["two objects"] += half_coloured_pairs()
+    most = max(map(len, of.values()))
+    return [of[name][number % len(of[name])] for number in range(most) for name in CATEGORIES]
+
+
+@cache
 def split(name: str) -> Mapping[str, tuple[Prompt, ...]]:
     """The prompts of one of `SPLITS`, by category.
 

@@ -36,6 +36,12 @@ def run_ternfmt(*arguments: str | Path) -> dict[str, Any]:
     return report
 
 
+def measure_pipeline(source: Path, converted: Path) -> Size:
+    """Sizes of a pipeline folder that was converted before."""
+    report = run_ternfmt("inspect", converted / "transformer", "--source", source / "transformer")
+    return Size(report["block_ratio"], report["file_ratio"], report["snr_db"])
+
+
 def convert_pipeline(source: Path, destination: Path, *options: str) -> Size:
     """Convert a pipeline folder's transformer, every linear layer of its blocks; an earlier result is replaced."""
     shutil.rmtree(destination, ignore_errors=True)

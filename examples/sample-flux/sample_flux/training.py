@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sample_flux.model import SHIFT, make_models
 from sample_flux.muon import Muon
 from sample_flux.pipeline import patchify, predict_velocity
-from sample_flux.prompts import CATEGORIES, split
+from sample_flux.prompts import CATEGORIES, half_coloured_pairs, split
 from sample_flux.scenes import render, sample_scene
 from sample_flux.text_encoder import TextEncoder, tokenize
 
@@ -34,23 +34,32 @@ class Phase:
         rate: learning rate at its end as a share of the highest; linear from the end of the phase before.
         shift: of the noise levels towards pure noise.
         shares: of the categories, in the order of `CATEGORIES`.
+        half_coloured: share of "two objects" that are sentences of `half_coloured_pairs` instead.
     """
 
     until: int
     rate: float
     shift: float
     shares: tuple[float, ...]
+    half_coloured: float = 0.0
 
 
 # First everything; then, at more noise, what was not learned so far: pairs and their places; then to rest.
 BALANCED = (0.08, 0.14, 0.24, 0.10, 0.24, 0.20)
 PAIRS = (0.04, 0.24, 0.15, 0.05, 0.40, 0.12)
+MOSTLY_PAIRS = (0.05, 0.17, 0.24, 0.06, 0.30, 0.18)
+TWO_OBJECTS = (0.05, 0.26, 0.22, 0.05, 0.26, 0.16)
 PHASES = (
     Phase(1800, 1.0, SHIFT, BALANCED),
     Phase(4000, 1600 / 3800, SHIFT, BALANCED),
     Phase(4020, 0.65, 5.0, PAIRS),
     Phase(4950, 0.65, 5.0, PAIRS),
-    Phase(5650, 0.0, 4.0, (0.05, 0.17, 0.24, 0.06, 0.30, 0.18)),
+    Phase(5650, 0.0, 4.0, MOSTLY_PAIRS),
+    Phase(5700, 0.6, 4.0, MOSTLY_PAIRS),
+    Phase(8750, 0.6, 4.0, MOSTLY_PAIRS),
+    Phase(12000, 0.0, 3.5, TWO_OBJECTS, 0.5),
+    Phase(12050, 0.3, 3.5, TWO_OBJECTS, 0.8),
+    Phase(13800, 0.0, 3.5, TWO_OBJECTS, 0.8),
 )
 
 
@@ -104,6 +113,11 @@ def make_batch(settings: Settings, step: int) -> Batch:
     phase, prompts = settings.phase(step), split("train")
     categories = rng.choice(CATEGORIES, settings.batch, p=phase.shares)
     chosen = [prompts[name][rng.integers(len(prompts[name]))] for name in categories]
+    if phase.half_coloured:
+        pairs = half_coloured_pairs()
+        replaced = (categories == "two objects") & (rng.random(len(chosen)) < phase.half_coloured)
+        for number in replaced.nonzero()[0]:
+            chosen[number] = pairs[rng.integers(len(pairs))]
     images = torch.from_numpy(render([sample_scene(prompt, rng) for prompt in chosen]))
     kept = rng.random(settings.batch) >= GUIDANCE_DROPOUT
     tokens = tokenize([prompt.text if keep else "" for prompt, keep in zip(chosen, kept, strict=True)])

@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from sample_flux.cases import make_cases, noise
-from sample_flux.prompts import CATEGORIES, SHARED, SPLITS, all_prompts, split
+from sample_flux.prompts import CATEGORIES, SHARED, SPLITS, all_prompts, half_coloured_pairs, split
 from sample_flux.text_encoder import TOKENS, tokenize
 
 
@@ -36,6 +36,14 @@ def test_splits_never_change():
     # The committed model was trained on one of them.
     held_out = [prompt.text for prompt in split("evaluation")["two objects"]]
     assert held_out == ["a cross and a square", "a cross and a triangle", "a square and a triangle"]
+
+
+def test_half_coloured_pairs_are_in_no_split():
+    known = {prompt.text for prompts in all_prompts().values() for prompt in prompts}
+    texts = {prompt.text for prompt in half_coloured_pairs()}
+    assert len(texts) == len(half_coloured_pairs()) == 4 * 3 * 4 * 2
+    assert {"a red circle and a square", "a circle and a red square"} <= texts
+    assert texts.isdisjoint(known)
 
 
 def test_unknown_split():

@@ -49,6 +49,18 @@ def test_batches_are_of_the_training_split():
     assert all(tuple(row) in known for row in make_batch(dataclasses.replace(SETTINGS, batch=200), 0).tokens.tolist())
 
 
+def test_half_coloured_pairs_take_their_share_of_two_objects():
+    def share(phase_share):
+        phase = Phase(1, 1.0, 3.0, (0, 1, 0, 0, 0, 0), phase_share)
+        tokens = make_batch(Settings((phase,), batch=400), 0).tokens
+        words = (tokens != 0).sum(1)
+        assert set(words.tolist()) <= {0, 5, 6}  # a circle and a square, a red circle and a square
+        return float((words == 6).sum() / (words > 0).sum())
+
+    assert share(0.0) == 0
+    assert share(0.5) == pytest.approx(0.5, abs=0.1)
+
+
 def test_batches_follow_from_the_step():
     batch = make_batch(SETTINGS, 0)
     assert batch.clean.shape == batch.noise.shape == (4, 36, 48)
