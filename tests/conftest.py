@@ -19,12 +19,14 @@ settings.register_profile(
 )
 settings.load_profile("ci")
 
-if path := os.environ.get("TERNFMT_TEST_NATIVE"):  # `make sanitize`: this one, not the installed one
-    spec = importlib.util.spec_from_file_location("ternfmt._native", path)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["ternfmt._native"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["ternfmt._native"])
+# `make sanitize`: these modules, not the installed ones.
+for variable, name in (("TERNFMT_TEST_NATIVE", "ternfmt._native"), ("TERNFMT_TEST_CPU", "ternfmt_kernels._cpu")):
+    if path := os.environ.get(variable):
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

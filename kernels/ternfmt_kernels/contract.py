@@ -99,6 +99,10 @@ class Extras:
         return 0 if self.low_rank is None else len(self.low_rank[0])
 
 
+class KernelError(RuntimeError):
+    """What an environment variable asks for, a backend or an instruction set, cannot be had for the call."""
+
+
 class Product(Protocol):
     """Computes a call whose arguments `check` accepted."""
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from .contract import Backend, Call
+from .contract import Backend, Call, KernelError
+from .cpu_backend.backend import CPU
 from .reference import TORCH
 from .triton_backend import TRITON
 
-BACKENDS: list[Backend] = [TRITON, TORCH]
+BACKENDS: list[Backend] = [TRITON, CPU, TORCH]
 """Fastest first; the last serves every call."""
 
 OVERRIDE = "TERNFMT_KERNEL"
 """Environment variable that names the one backend to use."""
-
-
-class KernelError(RuntimeError):
-    """The backend that TERNFMT_KERNEL names is unknown or cannot serve the call."""
 
 
 @dataclass(frozen=True)

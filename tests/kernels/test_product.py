@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ternfmt.pack import pack
-from ternfmt_kernels import backends, matmul, matmul_transposed, reference
+from ternfmt_kernels import backends, matmul, ops, reference
 from ternfmt_kernels.contract import FLOAT_DTYPES, error_bound
 
 BACKENDS = [status.name for status in backends() if status.unavailable is None]
@@ -52,6 +52,13 @@ def make_weight(
         columns = scales[-1].double().reshape(n, -1).repeat_interleave(group_size or k, 1)[:, :k]
         dense.append(torch.from_numpy(code).double() * columns)
     return Weight(codes, scales, group_size, torch.stack(dense))
+
+
+def matmul_transposed(*args: object) -> Tensor:
+    """The gradient's product, which only torch has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TERNFMT_KERNEL", "torch")
+        return ops.matmul_transposed(*args)
 
 
 def check_product(weight: Weight, x: Tensor, out_dtype: torch.dtype, *, transposed: bool = False) -> None:

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import aot_command, gpu_command, roofline_command
+from . import aot_command, cpu_command, gpu_command, roofline_command
 
-COMMANDS = (gpu_command, aot_command, roofline_command)
+COMMANDS = (cpu_command, gpu_command, aot_command, roofline_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,142 @@
+/* One product. Rows of x are taken in blocks: each block is prepared (rounded to int8 or not, and laid out as the
+ * kernels want it), then multiplied; tasks divide the rows of the weight. Every result is computed by one task, in an
+ * order that depends neither on the threads nor on the blocks.
+ */
+#include "plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Codes that a task of the first regime reads, about: long enough to be worth claiming, short enough to share out. */
+#define FEW_BYTES ((size_t)1 << 16)
+/* Rows of the weight of a task of the second regime: their sums fit the second level of the cache beside x. */
+#define MANY_OUTPUTS 64
+
+static const char *row_of(const Matrix *x, size_t row) {
+    return (const char *)x->data + (ptrdiff_t)row * x->row_stride * (ptrdiff_t)dtype_bytes(x->dtype);
+}
+
+/* Sums of whole numbers that are stored as floats. */
+static int32_t sum_of(const float *x, size_t count) {
+    int32_t sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += (int32_t)x[i];
+    return sum;
+}
+
+static void prepare_task(void *context, size_t row, int worker) {
+    const Plan *plan = context;
+    const Product *product = plan->product;
+    const Kernels *kernels = product->kernels;
+    const Weight *weight = &product->weight;
+    const size_t padded = round_up(plan->words, kernels->words_multiple);
+    float *x = (void *)(plan->scratch + (size_t)worker * plan->scratch_bytes);
+    kernels->widen(row_of(&product->x, plan->first + row), product->x.dtype, product->x.column_stride, weight->k, x);
+    memset(x + weight->k, 0, (padded * WORD_CODES - weight->k) * sizeof *x);
+    plan->x_scales[row] = 1;
+    if (product->int8) {
+        const int offset = plan->stream ? plan->stream->offset : plan->tiles->offset;
+        plan->x_scales[row] = kernels->quantise(x, weight->k);
+        for (size_t g = 0; g < weight->groups; g++) {
+            size_t start = g * weight->group, count = smaller(weight->group, weight->k - start);
+            uint32_t sum = offset ? (uint32_t)sum_of(x + start, count) : 0;
+            plan->corrections[row * weight->groups + g] = (int32_t)((uint32_t)offset * sum);
+        }
+    }
+    (plan->stream ? plan->stream->prepare : plan->tiles->prepare)(x, padded, plan->prepared + row * plan->stride);
+}
+
+void load_scales(const Plan *plan, int plane, size_t group, size_t first, size_t count, float *scales) {
+    const Weight *weight = &plan->product->weight;
+    const char *at = weight->scales[plane];
+    at += (first * weight->groups + group) * dtype_bytes(weight->scale_dtype);
+    plan->product->kernels->widen(at, weight->scale_dtype, (ptrdiff_t)weight->groups, count, scales);
+}
+
+size_t end_scratch(const Plan *plan) {
+    return ((2 + plan->product->extras.rank) * plan->outputs + plan->product->extras.rank) * sizeof(float);
+}
+
+void end_rows(const Plan *plan, const float *sums, size_t width, size_t first, size_t count, void *scratch) {
+    const Product *product = plan->product;
+    const Kernels *kernels = product->kernels;
+    const Extras *extras = &product->extras;
+    float *line = scratch, *bias = line + plan->outputs, *up = bias + plan->outputs;
+    float *up_row = up + extras->rank * plan->outputs;
+    if (extras->bias)
+        kernels->widen((const char *)extras->bias + first * dtype_bytes(extras->bias_dtype), extras->bias_dtype, 1,
+                       count, bias);
+    for (size_t i = 0; extras->rank && i < count; i++) { /* transposed: [rank, outputs] */
+        kernels->widen((const char *)extras->up + (first + i) * extras->rank * dtype_bytes(extras->up_dtype),
+                       extras->up_dtype, 1, extras->rank, up_row);
+        for (size_t r = 0; r < extras->rank; r++)
+            up[r * plan->outputs + i] = up_row[r];
+    }
+    for (size_t row = 0; row < plan->rows; row++) {
+        const size_t m = plan->first + row;
+        memset(line, 0, count * sizeof *line);
+        if (extras->rank)
+            kernels->add_low_rank(extras->inner + m * extras->rank, extras->rank, up, plan->outputs, count, line);
+        for (size_t i = 0; i < count; i += width)
+            kernels->finish(sums + (i * plan->rows + row * width), smaller(width, count - i), plan->x_scales[row],
+                            extras->bias ? bias + i : NULL, line + i);
+        char *out = (char *)product->out + (m * product->weight.n + first) * dtype_bytes(product->out_dtype);
+        kernels->narrow(line, count, product->out_dtype, out);
+    }
+}
+
+/* Rows of the weight of a task: as few as it takes for every thread to get several. */
+static size_t outputs_of(const Plan *plan, size_t threads) {
+    const Weight *weight = &plan->product->weight;
+    size_t unit = plan->stream ? 1 : plan->tiles->rows;
+    size_t most = plan->stream ? FEW_BYTES / weight->row_bytes + 1 : round_up(MANY_OUTPUTS, unit);
+    return smaller(most, round_up(ceil_div(weight->n, 4 * threads), unit));
+}
+
+/* Memory from one allocation: the parts of a plan, one after the other. */
+static bool allocate(Plan *plan, size_t workers, size_t padded, void **memory) {
+    const size_t groups = plan->product->weight.groups;
+    const size_t prepared = plan->rows * plan->stride, scales = round_up(plan->rows * sizeof(float), ALIGNMENT);
+    const size_t corrections = plan->product->int8 ? round_up(plan->rows * groups * sizeof(int32_t), ALIGNMENT) : 0;
+    size_t scratch = plan->stream ? few_scratch(plan) : many_scratch(plan), line = padded * WORD_CODES * sizeof(float);
+    plan->scratch_bytes = round_up(scratch > line ? scratch : line, ALIGNMENT) + ALIGNMENT;
+    *memory = malloc(prepared + scales + corrections + workers * plan->scratch_bytes + ALIGNMENT);
+    if (!*memory)
+        return false;
+    plan->prepared = (char *)*memory + (ALIGNMENT - (uintptr_t)*memory % ALIGNMENT);
+    plan->x_scales = (void *)(plan->prepared + prepared);
+    plan->corrections = (void *)(plan->prepared + prepared + scales);
+    plan->scratch = plan->prepared + prepared + scales + corrections;
+    return true;
+}
+
+bool multiply(const Product *product) {
+    const Kernels *kernels = product->kernels;
+    const Weight *weight = &product->weight;
+    const Stream *stream = product->int8 ? &kernels->stream_a8 : &kernels->stream_a16;
+    const Tiles *tiles = product->int8 ? &kernels->tiles_a8 : &kernels->tiles_a16;
+    const size_t m = product->x.rows, threads = (size_t)product->threads;
+    if (m == 0 || weight->n == 0)
+        return true;
+    const bool few = m <= stream->most && weight->groups == 1;
+    Plan plan = {.product = product, .words = ceil_div(weight->k, WORD_CODES)};
+    const size_t padded = round_up(plan.words, kernels->words_multiple);
+    if (few)
+        plan.stream = stream;
+    else
+        plan.tiles = tiles;
+    plan.rows = smaller(m, few ? FEW_MAX : tiles->block);
+    plan.outputs = outputs_of(&plan, threads);
+    /* Rows an odd number of lines apart do not compete for the same sets of a cache. */
+    plan.stride = round_up(padded * (few ? stream->word_bytes : tiles->word_bytes), 2 * ALIGNMENT) + ALIGNMENT;
+    void *memory;
+    if (!allocate(&plan, threads, padded, &memory))
+        return false;
+    for (; plan.first < m; plan.first += plan.rows) {
+        plan.rows = smaller(plan.rows, m - plan.first);
+        pool_run(product->threads, plan.rows, prepare_task, &plan);
+        pool_run(product->threads, ceil_div(weight->n, plan.outputs), few ? few_task : many_task, &plan);
+    }
+    free(memory);
+    return true;
+}

@@ -1,0 +1,35 @@
+/* What the two regimes share with matmul.c: one block of rows of x at a time, prepared, and what a task works with. */
+#ifndef TERNFMT_CPU_PLAN_H
+#define TERNFMT_CPU_PLAN_H
+
+#include "contract.h"
+
+typedef struct {
+    const Product *product;
+    const Stream *stream; /* the regime of few rows, or ... */
+    const Tiles *tiles;   /* ... of many; the other is NULL */
+    size_t words;         /* of a row of codes */
+    size_t first, rows;   /* of x: the block at hand */
+    char *prepared;       /* [rows, stride] bytes */
+    size_t stride;
+    float *x_scales;      /* [rows]; 1 for a16 */
+    int32_t *corrections; /* [rows, groups]: by how much sums of a8 are too large */
+    size_t outputs;       /* rows of the weight that a task takes, the last one perhaps fewer */
+    char *scratch;        /* [workers, scratch_bytes] */
+    size_t scratch_bytes;
+} Plan;
+
+/* few.c and many.c: bytes of scratch for a task of plan->outputs rows, and the tasks. */
+size_t few_scratch(const Plan *plan);
+size_t many_scratch(const Plan *plan);
+Run few_task, many_task;
+
+/* matmul.c: from sums [ceil(count / width)][plan->rows][width] of the rows first.. of the weight to rounded results.
+ * `scratch` holds end_scratch(plan) bytes. */
+size_t end_scratch(const Plan *plan);
+void end_rows(const Plan *plan, const float *sums, size_t width, size_t first, size_t count, void *scratch);
+
+/* Scales of plane `plane` and group `group` for `count` rows of the weight from `first` on. */
+void load_scales(const Plan *plan, int plane, size_t group, size_t first, size_t count, float *scales);
+
+#endif

@@ -1,0 +1,245 @@
+"""Which instruction set runs, what bad arguments do, forks and threads of Python, and what the layer uses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ternfmt_kernels import KernelError, backends, linear, registry
+from ternfmt_kernels.contract import Call
+from ternfmt_kernels.cpu_backend import isa
+from ternfmt_runtime.linear import TernaryLinear
+from tests.kernels.test_product import make_weight, make_x
+
+SETS = isa.available()
+native = pytest.mark.skipif(not SETS, reason="ternfmt_kernels._cpu is not built")
+
+
+def call(**changes: object) -> Call:
+    cpu, f32 = torch.device("cpu"), torch.float32
+    plain = {"device": cpu, "x_dtype": f32, "out_dtype": f32, "scale_dtype": f32, "m": 2, "n": 3, "k": 8, "planes": 1}
+    return Call(**{"transposed": False, "group_size": None, **plain, **changes})
+
+
+@native
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "cpu"),
+        ({"x_dtype": torch.bfloat16, "int8": True}, "cpu"),
+        ({"transposed": True}, "torch"),
+        ({"device": torch.device("meta")}, "torch"),
+    ],
+)
+def test_it_serves_what_lies_in_memory(changes, name, monkeypatch) -> None:
+    monkeypatch.delenv("TERNFMT_KERNEL", raising=False)
+    monkeypatch.setattr(registry, "BACKENDS", registry.BACKENDS[1:])  # Triton, were it interpreted
+    assert registry.select(call(**changes)).name == name
+
+
+@native
+def test_the_override_is_honoured_or_refused(monkeypatch) -> None:
+    monkeypatch.setenv(isa.VARIABLE, "scalar")
+    assert isa.selected() == "scalar"
+    monkeypatch.setenv("TERNFMT_KERNEL", "cpu")
+    for name, reason in (("sse9", "this build has no such"), *((n, "this processor lacks") for n in missing())):
+        monkeypatch.setenv(isa.VARIABLE, name)
+        with pytest.raises(KernelError, match=f"TERNFMT_CPU_ISA={name}: {reason}.*expected one of .*scalar"):
+            registry.select(call())
+
+
+def missing() -> list[str]:
+    return [name for name in isa.built() if name not in SETS]
+
+
+def test_the_table_is_ordered_and_ends_with_scalar() -> None:
+    assert list(SETS) == [name for name in isa.built() if name in SETS]
+    assert not SETS or SETS[-1] == "scalar"
+
+
+def test_where_there_is_a_compiler_there_is_native_code() -> None:
+    """Else a fault of the build would pass as a slow test run."""
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    if not headers.exists() or not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("no C compiler, or no Python.h")
+    assert SETS, "build it: pip install --no-build-isolation --no-deps -e ."
+
+
+def test_without_native_code_torch_does_the_work() -> None:
+    code = """
+import sys
+sys.modules["ternfmt_kernels._cpu"] = None  # as if it were not there
+import torch
+from ternfmt_kernels import backends, linear
+print([s.unavailable for s in backends() if s.name == "cpu"])
+print(linear(torch.ones(1, 4), [torch.tensor([[0x5D]], dtype=torch.uint8)], [torch.ones(1)], 4, None).tolist())
+"""
+    root = Path(__file__).parents[3]
+    path = os.pathsep.join(str(root / part) for part in (".", "kernels"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.stdout.splitlines() == [f"[{isa.MISSING!r}]", "[[2.0]]"], done.stderr
+
+
+@native
+def test_backends_lists_it_between_triton_and_torch() -> None:
+    assert [status.name for status in backends()] == ["triton", "cpu", "torch"]
+    assert backends()[1].unavailable is None
+
+
+def arguments() -> dict[str, object]:
+    """A product of x [2, 9] with a weight [3, 9]; sizes of memory are exact."""
+    held = {name: np.zeros(64, np.uint8) for name in ("x", "codes", "scales", "bias", "inner", "up", "out")}
+    at = {name: array.ctypes.data for name, array in held.items()}
+    return {
+        "held": held,
+        "isa": SETS[-1],
+        "int8": False,
+        "threads": 1,
+        "x": (at["x"], 36, "bfloat16", 2, 9, 9, 1),
+        "weight": (3, 0, 3, ((at["codes"], 9),), "float16", ((at["scales"], 6),)),
+        "bias": (at["bias"], 6, "float16"),
+        "low_rank": (2, at["inner"], 16, at["up"], 12, "bfloat16"),
+        "out": (at["out"], 24, "float32"),
+    }
+
+
+def replaced(values: tuple, index: int, value: object) -> tuple:
+    return (*values[:index], value, *values[index + 1 :])
+
+
+WRONG = [
+    ("isa", None, "sse9", "sse9 is not available"),
+    ("x", 0, 0, "x: expected at least 36 bytes, got 36 at address 0"),
+    ("x", 0, 1 << 64, None),
+    ("x", 1, 35, "x: expected at least 36 bytes, got 35"),
+    ("x", 2, "float64", "x: expected float32, float16 or bfloat16, got float64"),
+    ("x", 3, -1, "rows of x: expected at least 0, got -1"),
+    ("x", 3, 3, "x: expected at least 54 bytes, got 36"),
+    ("x", 4, 0, "columns: expected 1 to 2.24 - 1, got 0"),
+    ("x", 4, 1 << 24, "columns: expected 1 to 2.24 - 1, got 16777216"),
+    ("x", 5, -9, "strides of x: expected none below 0, got -9"),
+    ("x", 5, 10, "x: expected at least 38 bytes"),
+    ("x", 5, 1 << 62, "x: expected at least"),
+    ("x", 6, 2, "x: expected at least 52 bytes"),
+    ("weight", 0, -3, "rows of codes: expected at least 0, got -3"),
+    ("weight", 0, 4, "codes: expected at least 12 bytes, got 9"),
+    ("weight", 0, 1 << 62, "codes: expected at least"),
+    ("weight", 1, 8, "group size: expected a multiple of 16, got 8"),
+    ("weight", 1, -16, "group size: expected a multiple of 16, got -16"),
+    ("weight", 2, 2, "from row to row of codes: expected at least a row, got 2"),
+    ("weight", 2, 4, "codes: expected at least 11 bytes, got 9"),
+    ("weight", 3, (), "planes: expected 1 to 4, got 0"),
+    ("weight", 3, ((64, 9),) * 5, "planes: expected 1 to 4, got 5"),
+    ("weight", 3, ((64, 9),) * 2, "scales: expected as many as planes of codes, got 1"),
+    ("weight", 4, "int8", "scales: expected float32, float16 or bfloat16, got int8"),
+    ("weight", 5, ((64, 5),), "scales: expected at least 6 bytes, got 5"),
+    ("weight", 5, ((65, 6),), "scales: expected an address that is a multiple of 2, got 65"),
+    ("bias", 1, 5, "bias: expected at least 6 bytes, got 5"),
+    ("bias", 2, "half", "bias: expected float32"),
+    ("low_rank", 0, -1, "rank: expected 0 to 2.20, got -1"),
+    ("low_rank", 0, 1 << 40, "rank: expected 0 to 2.20"),
+    ("low_rank", 2, 15, "inner half of the low-rank term: expected at least 16 bytes, got 15"),
+    ("low_rank", 4, 11, "up: expected at least 12 bytes, got 11"),
+    ("low_rank", 5, "half", "up: expected float32"),
+    ("out", 1, 23, "out: expected at least 24 bytes, got 23"),
+    ("out", 2, "int8", "out: expected float32"),
+]
+
+
+@native
+@pytest.mark.parametrize(("part", "index", "value", "message"), WRONG)
+def test_arguments_that_do_not_fit_are_refused(part: str, index: int | None, value: object, message: str) -> None:
+    good = arguments()
+    good.pop("held")
+    isa.module().matmul(*good.values())
+    bad = {**good, part: value if index is None else replaced(good[part], index, value)}
+    if message is None:  # Python's own conversion drops the high bits: address 0
+        message = "at address 0"
+    with pytest.raises((ValueError, OverflowError), match=message):
+        isa.module().matmul(*bad.values())
+
+
+@native
+def test_arguments_of_other_types_are_refused() -> None:
+    good = arguments()
+    good.pop("held")
+    for part, value in (("x", 3), ("weight", None), ("bias", 3), ("low_rank", "x"), ("isa", 1)):
+        with pytest.raises(TypeError):
+            isa.module().matmul(*{**good, part: value}.values())
+    weight = replaced(good["weight"], 3, (3,))
+    with pytest.raises(TypeError, match="codes: expected a tuple of pairs"):
+        isa.module().matmul(*{**good, "weight": weight}.values())
+
+
+@native
+def test_calls_from_several_threads_of_python(threads) -> None:
+    """One has the pool, the others work alone."""
+    threads(2)
+    rng = np.random.default_rng(0)
+    weight = make_weight(rng, 200, 512)
+    xs = [make_x(rng, (i % 7 + 1, 512), torch.float32) for i in range(40)]
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        return linear(x, weight.codes, weight.scales, 512, None, int8=True)
+
+    expected = [product(x) for x in xs]
+    with ThreadPoolExecutor(4) as executor:
+        assert all(map(torch.equal, executor.map(product, xs), expected))
+
+
+@native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own(threads) -> None:
+    threads(2)
+    rng = np.random.default_rng(1)
+    weight = make_weight(rng, 64, 256)
+    x = make_x(rng, (5, 256), torch.float32)
+    expected = linear(x, weight.codes, weight.scales, 256, None)
+    child = os.fork()
+    if child == 0:
+        same = torch.equal(linear(x, weight.codes, weight.scales, 256, None), expected)
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_layer_trains_its_bias_through_it(dtype: torch.dtype, monkeypatch) -> None:
+    """The product is the kernel's, its gradient torch's."""
+    layer = TernaryLinear(40, 6, scale_dtype=torch.float32, compute_dtype=dtype)
+    layer.weight.data.fill_(0x5D)
+    layer.weight_scale.fill_(0.5)
+    x = torch.linspace(-1, 1, 120, dtype=dtype).view(3, 40).requires_grad_()
+    results = []
+    for backend in ("cpu", "torch"):
+        monkeypatch.setenv("TERNFMT_KERNEL", backend)
+        y = layer(x)
+        monkeypatch.delenv("TERNFMT_KERNEL")
+        results.append((y.detach(), *torch.autograd.grad(y.float().square().sum(), (x, layer.bias))))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=3 * torch.finfo(dtype).eps, atol=1e-5)
+
+
+@native
+def test_compiled_and_eager_give_the_same(monkeypatch) -> None:
+    monkeypatch.setenv("TERNFMT_KERNEL", "cpu")
+    weight = make_weight(np.random.default_rng(2), 16, 64)
+    x = make_x(np.random.default_rng(3), (4, 64), torch.float32)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return linear(x * 2, weight.codes, weight.scales, 64, None) + 1
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), function(x))

@@ -1,0 +1,291 @@
+"""The product against float64 and SPEC's bound (S-12), every feature drawn; against the scalar twin, bit for bit."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ternfmt.pack import pack
+from ternfmt_kernels import linear, matmul
+from ternfmt_kernels.contract import FLOAT_DTYPES, error_bound
+from ternfmt_kernels.cpu_backend import isa
+from ternfmt_kernels.reference import quantise_rows
+from tests.kernels.test_product import Weight, make_weight, make_x
+
+pytestmark = pytest.mark.usefixtures("name")
+both_modes = pytest.mark.parametrize("int8", [False, True], ids=["a16", "a8"])
+
+
+@pytest.fixture(autouse=True)
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernels should write holds NaN before they run."""
+    new_empty = torch.Tensor.new_empty
+
+    def poisoned(self: Tensor, *args: object, **kwargs: object) -> Tensor:
+        tensor = new_empty(self, *args, **kwargs)
+        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
+
+
+def check_linear(
+    weight: Weight, x: Tensor, *, bias: Tensor | None = None, factors: tuple[Tensor, Tensor] | None = None, int8: bool
+) -> None:
+    """`linear` is within the bound of S-12.2; with int8 activations, of what they were quantised to (S-12.4)."""
+    n, k = weight.dense.shape[1:]
+    down, up = factors or (None, None)
+    actual = linear(x, weight.codes, weight.scales, k, weight.group_size, bias, down, up, int8)
+    rows = x.reshape(-1, k)
+    multiplied = rows.double()
+    if int8:
+        q, scale = quantise_rows(rows)
+        multiplied = q.double() * scale.double()[:, None]
+    exact = multiplied @ weight.dense.sum(0).mT
+    magnitude = multiplied.abs() @ weight.dense.abs().sum(0).mT
+    if down is not None and up is not None:
+        exact += rows.double() @ down.double().mT @ up.double().mT
+        magnitude += rows.double().abs() @ down.double().abs().mT @ up.double().abs().mT
+    if bias is not None:
+        exact += bias.double()
+        magnitude += bias.double().abs()
+    shape = {"columns": k, "planes": len(weight.codes), "groups": weight.groups}
+    bound = error_bound(exact, magnitude, x.dtype, **shape, rank=0 if down is None else len(down))
+    assert actual.dtype == x.dtype
+    assert actual.shape == (*x.shape[:-1], n)
+    normal = exact.abs() >= 2.0**-14 if x.dtype == torch.float16 else torch.tensor(True)  # the bound's condition
+    assert ((actual.reshape(-1, n).double() - exact).abs()[normal] <= bound[normal]).all()
+
+
+@settings(max_examples=120)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    leading=st.lists(st.integers(0, 6), max_size=2),
+    n=st.integers(1, 90),
+    k=st.one_of(st.integers(1, 300), st.integers(900, 1500)),
+    planes=st.integers(1, 4),
+    group_size=st.none() | st.sampled_from([16, 48, 64, 128, 1024]),
+    scale_dtype=st.sampled_from(FLOAT_DTYPES),
+    x_dtype=st.sampled_from(FLOAT_DTYPES),
+    bias=st.booleans(),
+    rank=st.sampled_from([0, 0, 3, 40]),
+    int8=st.booleans(),
+)
+@example(0, [33], 70, 320, 1, None, torch.float16, torch.bfloat16, True, 20, False)
+@example(1, [201], 65, 512, 1, 256, torch.float32, torch.float16, False, 0, True)
+@example(2, [], 1, 1, 1, None, torch.float32, torch.float32, True, 0, True)
+def test_within_the_bound(
+    seed: int,
+    leading: list[int],
+    n: int,
+    k: int,
+    planes: int,
+    group_size: int | None,
+    scale_dtype: torch.dtype,
+    x_dtype: torch.dtype,
+    bias: bool,
+    rank: int,
+    int8: bool,
+) -> None:
+    rng = np.random.default_rng(seed)
+    weight = make_weight(rng, n, k, planes, group_size, scale_dtype)
+    factors = (make_x(rng, (rank, k), torch.bfloat16), make_x(rng, (n, rank), torch.bfloat16)) if rank else None
+    x = make_x(rng, (*leading, k), x_dtype)
+    check_linear(weight, x, bias=make_x(rng, (n,), x_dtype) if bias else None, factors=factors, int8=int8)
+
+
+@both_modes
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 7, 13, 193])
+def test_every_number_of_rows(m: int, int8: bool, name: str) -> None:
+    """Of both regimes, over chunks of columns and the end of a row."""
+    rng = np.random.default_rng(m)
+    weight = make_weight(rng, 37, 300 if name == "scalar" else 2100)
+    check_linear(weight, make_x(rng, (m, weight.dense.shape[2]), torch.bfloat16), int8=int8)
+
+
+@both_modes
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    m=st.integers(1, 20),
+    n=st.integers(1, 70),
+    k=st.integers(1, 700),
+    planes=st.integers(1, 3),
+    group_size=st.none() | st.sampled_from([16, 32, 512]),
+    dtype=st.sampled_from(FLOAT_DTYPES),
+)
+def test_exact_for_integers_and_powers_of_two(
+    int8: bool, seed: int, m: int, n: int, k: int, planes: int, group_size: int | None, dtype: torch.dtype
+) -> None:
+    """S-12.3. amax is 127, so that quantising leaves integers as they are; so every instruction set gives the same."""
+    rng = np.random.default_rng(seed)
+    weight = make_weight(rng, n, k, planes, group_size, torch.float16, power_of_two=True)
+    x = torch.from_numpy(rng.integers(-127, 128, (m, k))).to(dtype)
+    x[:, 0] = 127
+    exact = x.double() @ weight.dense.sum(0).T
+    args = (weight.codes, weight.scales, k, group_size)
+    assert torch.equal(linear(x, *args, int8=int8), exact.to(dtype))
+    if not int8:
+        assert torch.equal(matmul(x, *args, torch.float32).double(), exact)
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    exponents=st.sampled_from([(0, 1), (-30, 30), (-99, -95), (-105, -99), (-149, -120), (100, 127)]),
+    dtype=st.sampled_from(FLOAT_DTYPES),
+    k=st.integers(1, 70),
+)
+def test_activations_are_quantised_to_the_bits_of_the_reference(
+    seed: int, exponents: tuple[int, int], dtype: torch.dtype, k: int
+) -> None:
+    """Read off a product with the identity: q times scale, in float32."""
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((3, k)) * 2.0 ** rng.integers(*exponents, (3, k))
+    x = torch.from_numpy(values.clip(-6e4, 6e4) if dtype == torch.float16 else values).to(dtype)
+    x[0, rng.integers(k)] = 0
+    codes = torch.from_numpy(pack(np.eye(k, dtype=np.int8)))
+    q, scale = quantise_rows(x)
+    y = linear(x, [codes], [torch.ones(k)], k, None, int8=True)
+    assert torch.equal(y, (q.float() * scale[:, None]).to(dtype))
+
+
+@pytest.mark.parametrize("m", [1, 3])
+@pytest.mark.parametrize("code", [1, -1])
+@pytest.mark.parametrize("k", [4096, (1 << 24) - 1])
+def test_sums_do_not_overflow(code: int, k: int, m: int, name: str) -> None:
+    """All codes +1 or -1, all activations 127: for the longest row that SPEC allows, 0.8% below 2^31."""
+    if name == "scalar" and k > 4096 and m > 1:
+        pytest.skip("half a minute; one row of it is tested")
+    codes = torch.full((1, -(-k // 4)), 0x55 if code == 1 else 0xFF, dtype=torch.uint8)
+    for value in (127.0, -127.0):
+        x = torch.tensor([[value]], dtype=torch.bfloat16).expand(m, k)
+        y = linear(x, [codes], [torch.ones(1)], k, None, int8=True)
+        assert torch.equal(y, torch.full((m, 1), code * value * k).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_worst_activations_for_narrow_sums(seed: int) -> None:
+    """|x| is 127 wherever the code would push a 16-bit sum one way."""
+    rng = np.random.default_rng(seed)
+    for sign in (1, -1):
+        codes = rng.choice([sign, 0, -sign], (17, 5000), p=[0.9, 0.05, 0.05]).astype(np.int8)
+        x = torch.from_numpy((127 * sign * rng.choice([1, -1], (5, 5000), p=[0.98, 0.02])).astype(np.float32))
+        exact = x.double() @ torch.from_numpy(codes).double().T
+        for rows in (x, x[:1]):
+            y = linear(rows, [torch.from_numpy(pack(codes))], [torch.ones(17)], 5000, None, int8=True)
+            assert torch.equal(y.double(), exact[: len(rows)])
+
+
+@both_modes
+@pytest.mark.parametrize("m", [1, 4, 9])
+@pytest.mark.parametrize("k", [1, 3, 5, 62, 131])
+def test_nothing_past_k_reaches_a_result(k: int, m: int, int8: bool) -> None:
+    """S-12.5: NaN beside x in memory, and any codes in the pad lanes."""
+    rng = np.random.default_rng(k)
+    weight = make_weight(rng, 9, k)
+    memory = torch.full((m, k + 8), torch.nan, dtype=torch.bfloat16)
+    memory[:, :k] = make_x(rng, (m, k), torch.bfloat16)
+    clean = linear(memory[:, :k].clone(), weight.codes, weight.scales, k, None, int8=int8)
+    for garbage in (0xFF, 0xAA, 0x55):
+        codes = weight.codes[0].clone()
+        if k % 4:
+            codes[:, -1] = codes[:, -1] & (1 << 2 * (k % 4)) - 1 | garbage << 2 * (k % 4) & 0xFF
+        assert torch.equal(clean, linear(memory[:, :k], [codes], weight.scales, k, None, int8=int8))
+
+
+@both_modes
+@pytest.mark.parametrize("group_size", [None, 16])
+@pytest.mark.parametrize("m", [2, 5, 40])
+def test_a_bad_row_of_x_leaves_the_others_alone(m: int, group_size: int | None, int8: bool) -> None:
+    """S-12.5."""
+    rng = np.random.default_rng(4)
+    weight = make_weight(rng, 20, 70, group_size=group_size)
+    x = make_x(rng, (m, 70), torch.bfloat16)
+    args = (weight.codes, weight.scales, 70, group_size)
+    clean = linear(x, *args, int8=int8)
+    x[1, 3], x[1, 69] = torch.nan, torch.inf
+    others = [i for i in range(m) if i != 1]
+    assert torch.equal(linear(x, *args, int8=int8)[others], clean[others])
+
+
+@both_modes
+def test_any_strides(int8: bool) -> None:
+    rng = np.random.default_rng(1)
+    weight = make_weight(rng, 33, 65)
+    for dtype in FLOAT_DTYPES:
+        base = make_x(rng, (65, 6, 2), dtype)
+        for x in (base.permute(1, 2, 0), base[:, ::2, 0].T, base[:, :1, 0].T.expand(3, 65)):
+            assert not x.is_contiguous()
+            check_linear(weight, x, int8=int8)
+
+
+@both_modes
+def test_codes_of_a_mapped_file_at_any_address(int8: bool, tmp_path: Path) -> None:
+    """Read-only memory, rows that begin at odd addresses, the last of them where the file ends."""
+    rng = np.random.default_rng(5)
+    weight = make_weight(rng, 12, 81)
+    path = tmp_path / "codes"
+    path.write_bytes(b"x" + weight.codes[0].numpy().tobytes())
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+        weight.codes[0] = torch.frombuffer(mapped, dtype=torch.uint8)[1:].view(12, 21)
+        assert weight.codes[0].data_ptr() % 2
+        for m in (1, 3, 20):
+            check_linear(weight, make_x(rng, (m, 81), torch.bfloat16), int8=int8)
+        weight.codes.clear()
+
+
+@both_modes
+@pytest.mark.parametrize("shape", [(0, 40), (2, 0, 40)])
+def test_no_rows(shape: tuple[int, ...], int8: bool) -> None:
+    weight = make_weight(np.random.default_rng(0), 7, 40)
+    y = linear(torch.empty(shape), weight.codes, weight.scales, 40, None, torch.ones(7), int8=int8)
+    assert y.shape == (*shape[:-1], 7)
+    empty = linear(torch.ones(3, 40), [torch.empty(0, 10, dtype=torch.uint8)], [torch.empty(0)], 40, None, int8=int8)
+    assert empty.shape == (3, 0)
+
+
+@both_modes
+@pytest.mark.parametrize("m", [1, 20])
+def test_float16_and_bfloat16_round_to_even(m: int, int8: bool) -> None:
+    """Results half way between two numbers, subnormal, too large: those of torch's own cast."""
+    values = torch.tensor(
+        [1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-8, 1 + 3 * 2.0**-8, 65519.9, 65520, 3e-8, -2e-8, 0]
+    )
+    codes = torch.from_numpy(pack(np.ones((len(values), 1), dtype=np.int8)))
+    for dtype in (torch.float16, torch.bfloat16):
+        y = linear(torch.ones(m, 1, dtype=dtype), [codes], [values], 1, None, int8=int8)
+        expected = values if not int8 else values * torch.tensor(127.0) * (torch.tensor(1.0) / 127)
+        assert torch.equal(y, expected.to(dtype).expand(m, -1))
+
+
+@both_modes
+@pytest.mark.parametrize("m", [1, 3, 30, 400])
+@pytest.mark.parametrize("group_size", [None, 32])
+def test_threads_do_not_show(m: int, group_size: int | None, int8: bool, threads, name: str) -> None:
+    rng = np.random.default_rng(0)
+    n, k = (60, 96) if name == "scalar" else (300, 1500)
+    weight = make_weight(rng, n, k, 2, group_size)
+    x = make_x(rng, (m, k), torch.float32)
+    args = (x, weight.codes, weight.scales, k, group_size, make_x(rng, (n,), torch.float32))
+    threads(1)
+    alone = linear(*args, int8=int8)
+    for count in (2, 3, 7):
+        threads(count)
+        assert torch.equal(linear(*args, int8=int8), alone)
+
+
+def test_every_instruction_set_gives_the_integers_of_the_scalar_twin(name: str, monkeypatch) -> None:
+    rng = np.random.default_rng(9)
+    weight = make_weight(rng, 50, 777)
+    x = make_x(rng, (11, 777), torch.bfloat16)
+    args = (weight.codes, weight.scales, 777, None)
+    found = [linear(rows, *args, int8=True) for rows in (x[:1], x)]
+    monkeypatch.setenv(isa.VARIABLE, "scalar")
+    assert all(torch.equal(a, linear(rows, *args, int8=True)) for a, rows in zip(found, (x[:1], x), strict=True))
