@@ -2,9 +2,10 @@
 
 The model is all-MiniLM-L6-v2 (22.7 million parameters, fp32), from the wheel that
 requirements/minilm.txt names. The 36 linear layers of its encoder become ternary; embeddings,
-norms, biases and the pooler stay dense. Converting uses the weights alone, no data.
+norms, biases and the pooler stay dense. Converting uses the weights alone, but for the methods "calibrated" and
+"distilled", which take minutes and run the model on sentences from templates.
 
-    python examples/minilm/compare.py [--method absmean exact planes] [--json]
+    python examples/minilm/compare.py [--method absmean exact planes calibrated distilled] [--json]
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -33,7 +35,16 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 import ternfmt
 import ternfmt_runtime
 
+# The pooler is no part of a sentence's embedding, so that nothing can be learned about it.
+OPTIONS = {
+    "calibrated": ("--samples", "256", "--batch", "16"),
+    "distilled": (
+        *("--samples", "16384", "--held-out", "256", "--batch", "32", "--steps", "800"),
+        *("--start", "calibrated"),
+    ),
+}
 SENTENCES = Path(__file__).with_name("sentences.txt")
+WEIGHTS = "model.safetensors"
 Embeddings = npt.NDArray[np.float32]
 
 
@@ -79,12 +90,11 @@ def extract_checkpoint(folder: Path) -> Path:
 
 
 def convert(checkpoint: Path, destination: Path, method: str) -> float:
-    """Run `ternfmt convert` on the checkpoint's weights; return the seconds it took."""
-    source = checkpoint / "model.safetensors"
-    command = [sys.executable, "-m", "ternfmt", "convert", str(source), str(destination), "--method", method]
-    destination.unlink(missing_ok=True)  # convert never overwrites
+    """Run `ternfmt convert` on the checkpoint; return the seconds it took."""
+    command = [sys.executable, "-m", "ternfmt", "convert", str(checkpoint), str(destination), "--method", method]
+    shutil.rmtree(destination, ignore_errors=True)  # convert never overwrites
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, *OPTIONS.get(method, ())], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
@@ -129,7 +139,7 @@ def similarity_correlation(a: Embeddings, b: Embeddings) -> float:
 
 def weight_statistics(checkpoint: Path, converted: Path) -> tuple[float, float]:
     """Signal-to-noise ratio in dB and block ratio of all ternarised weights together."""
-    dense = load_file(checkpoint / "model.safetensors")
+    dense = load_file(checkpoint / WEIGHTS)
     signal = noise = 0.0
     bf16_bytes = ternary_bytes = 0
     with ternfmt.open(converted) as file:
@@ -147,7 +157,7 @@ def weight_statistics(checkpoint: Path, converted: Path) -> tuple[float, float]:
 
 def measure(method: str, checkpoint: Path, folder: Path, sentences: Sequence[str], full: Embeddings) -> Result:
     """Convert with ``method``, load, embed, compare with the full-precision embeddings."""
-    converted = folder / f"minilm-{method}.safetensors"
+    converted = folder / f"minilm-{method}"
     seconds = convert(checkpoint, converted, method)
     embeddings = embed(load_ternary(checkpoint, converted), checkpoint, sentences)
     snr_db, block_ratio = weight_statistics(checkpoint, converted)
@@ -157,7 +167,7 @@ def measure(method: str, checkpoint: Path, folder: Path, sentences: Sequence[str
         correlation=similarity_correlation(embeddings, full),
         snr_db=snr_db,
         block_ratio=block_ratio,
-        file_ratio=(checkpoint / "model.safetensors").stat().st_size / converted.stat().st_size,
+        file_ratio=(checkpoint / WEIGHTS).stat().st_size / (converted / WEIGHTS).stat().st_size,
         seconds=seconds,
     )
 

@@ -150,7 +150,9 @@ def _print_ratios(summary: dict[str, Any]) -> None:
 
 def _method(plan: Plan) -> str:
     encoder = plan.ancillary["encoder"]
-    return f"ratio {encoder['ratio']}" if "ratio" in encoder else str(encoder["method"])
+    if "ratio" not in encoder:
+        return str(encoder["method"])
+    return f"{encoder['method']}, ratio {encoder['ratio']}" if plan.calibration else f"ratio {encoder['ratio']}"
 
 
 def _becomes(plan: Plan, name: str) -> str:

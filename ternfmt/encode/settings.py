@@ -118,4 +118,9 @@ class Settings:
         value = self.layer.to_json()
         if self.ratio is not None:
             value["ratio"] = str(self.ratio)
+        if self.method in DATA_METHODS:
+            told = self.calibration
+            value |= {"samples": told.samples, "seed": told.seed}
+            if self.method == "distilled":
+                value |= {"steps": told.steps, "batch": told.batch, "start": told.start}
         return value

@@ -64,7 +64,7 @@ def test_ratios_follow_from_the_shapes(results, output, method, planes):
 @pytest.mark.usefixtures("results")
 @pytest.mark.parametrize("method", ["exact", "planes"])
 def test_only_the_encoder_linears_are_ternary(output, method):
-    with ternfmt.open(output / f"minilm-{method}.safetensors") as file:
+    with ternfmt.open(output / f"minilm-{method}") as file:
         ternary = [name for name, info in file.tensors.items() if info.ternary]
     assert len(ternary) == 36
     assert all(name.startswith("encoder.layer.") for name in ternary)
@@ -74,7 +74,7 @@ def test_only_the_encoder_linears_are_ternary(output, method):
 @pytest.mark.parametrize("method", ["exact", "planes"])
 def test_packed_model_computes_what_its_dequantised_twin_does(output, method):
     checkpoint = output / "all-MiniLM-L6-v2"
-    converted = output / f"minilm-{method}.safetensors"
+    converted = output / f"minilm-{method}"
     sentences = compare.SENTENCES.read_text(encoding="utf-8").splitlines()[::8]
     twin = compare.load_dense(checkpoint)
     with ternfmt.open(converted) as file, torch.no_grad():
@@ -85,6 +85,18 @@ def test_packed_model_computes_what_its_dequantised_twin_does(output, method):
     packed = compare.embed(compare.load_ternary(checkpoint, converted), checkpoint, sentences)
     dense = compare.embed(twin, checkpoint, sentences)
     np.testing.assert_allclose(packed, dense, atol=2e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_sentences_from_templates_are_worth_more_than_none(results, output, monkeypatch):
+    monkeypatch.setitem(compare.OPTIONS, "calibrated", ("--samples", "48", "--batch", "16"))
+    sentences = compare.SENTENCES.read_text(encoding="utf-8").splitlines()
+    checkpoint = output / "all-MiniLM-L6-v2"
+    full = compare.embed(compare.load_dense(checkpoint), checkpoint, sentences)
+    calibrated = compare.measure("calibrated", checkpoint, output, sentences, full)
+    assert calibrated.block_ratio == results["exact"].block_ratio
+    assert calibrated.cosine > results["exact"].cosine + 0.1
+    assert calibrated.correlation > results["exact"].correlation + 0.03
 
 
 @pytest.mark.usefixtures("results")
