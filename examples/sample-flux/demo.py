@@ -1,9 +1,10 @@
 """Convert the sample FLUX to ternary, draw with it, and judge the pictures beside full precision.
 
-    python examples/sample-flux/demo.py [--pairs 480]
+    python examples/sample-flux/demo.py [--pairs 360]
 
 The model in examples/sample-flux/model is a FLUX of 2.3 million parameters that was trained here; see
-train.py. Converting uses its weights alone. Every model draws the same evaluation prompts (see
+train.py. Converting uses its weights alone, but for the method "distilled", which takes half an hour:
+its result is in examples/sample-flux/distilled already. Every model draws the same evaluation prompts (see
 sample_flux/prompts.py) from the same noise. The pictures go to demo-output/contact-sheet.png.
 """
 
@@ -27,7 +28,7 @@ from sample_flux.compare import Comparison, compare, judge_pictures
 from sample_flux.draw import Drawing, Pictures
 from sample_flux.prompts import CATEGORIES
 from sample_flux.sheet import contact_sheet
-from sample_flux.ternary import Size, convert_pipeline
+from sample_flux.ternary import Size, convert_pipeline, measure_pipeline
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "model"
@@ -36,6 +37,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "exact": ("--method", "exact"),
     "two planes": ("--method", "planes"),
 }
+SHIPPED: Mapping[str, Path] = {"distilled": HERE / "distilled"}
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ def run(pairs: int, folder: Path, model: Path) -> list[Row]:
         command = ["ternfmt", "convert", os.path.relpath(model), os.path.relpath(folders[name]), *options]
         print(" ".join(command), file=sys.stderr, flush=True)
         sizes[name] = convert_pipeline(model, folders[name], *options)
+    for name, path in SHIPPED.items():
+        sizes[name], folders[name] = measure_pipeline(model, path), path
     drawings = {name: draw_in_process(path, name, len(cases), folder) for name, path in folders.items()}
     passed = {name: judge_pictures(cases, drawing.pictures) for name, drawing in drawings.items()}
     full = passed["full precision"]
@@ -115,7 +119,7 @@ def table(rows: Sequence[Row]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--pairs", type=int, default=480, metavar="N", help="prompts with a seed (default: 480)")
+    parser.add_argument("--pairs", type=int, default=360, metavar="N", help="prompts with a seed (default: 360)")
     parser.add_argument("--output", type=Path, default=Path("demo-output"), metavar="FOLDER")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args(argv)

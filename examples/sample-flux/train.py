@@ -1,6 +1,6 @@
-"""Train the sample FLUX from scratch on one CPU core, in an hour and a half.
+"""Train the sample FLUX from scratch on two CPU cores, in three hours.
 
-    python examples/sample-flux/train.py --threads 1 --compile
+    python examples/sample-flux/train.py --threads 2 --compile
 
 Every batch follows from the seed and the number of its step, so that a run that was stopped goes on
 from its checkpoint exactly as it would have gone on without the stop. The folder of the run then

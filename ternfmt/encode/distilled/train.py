@@ -134,7 +134,7 @@ class Trainer:
         for name, value in state["weights"].items():
             parameters[name].copy_(value)
         self.optimizers.load_state_dict(state["optimizers"])
-        self.step, self.seconds, self.losses = state["step"], state["seconds"], list(state.get("losses", ()))
+        self.step, self.seconds, self.losses = state["step"], state["seconds"], list(state["losses"])
 
     def close(self) -> None:
         """Take the hooks off the teacher."""

@@ -7,6 +7,7 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 import sample_flux
+import ternfmt
 from sample_flux.cases import make_cases, noise
 from sample_flux.compare import judge_pictures
 from sample_flux.draw import draw, load_pipeline
@@ -15,6 +16,7 @@ from sample_flux.pipeline import patchify, unpatchify
 
 PACKAGE = Path(sample_flux.__file__).parent
 MODEL = PACKAGE.parent / "model"
+DISTILLED = PACKAGE.parent / "distilled"
 
 
 def test_patches_are_undone():
@@ -66,12 +68,23 @@ def test_the_committed_model_is_a_flux_in_an_ordinary_pipeline_folder():
     assert sum(path.stat().st_size for path in MODEL.rglob("*")) < 16e6
 
 
+@pytest.mark.parametrize("folder", [MODEL, DISTILLED], ids=["model", "distilled"])
 @pytest.mark.parametrize("name", ["pipeline", "text_encoder"])
-def test_the_code_in_the_committed_model_is_that_of_the_package(name):
-    (copy,) = MODEL.rglob(f"sample_flux_{name}.py")
+def test_the_code_in_the_committed_models_is_that_of_the_package(folder, name):
+    (copy,) = folder.rglob(f"sample_flux_{name}.py")
     assert copy.read_bytes() == (PACKAGE / f"{name}.py").read_bytes()
 
 
-def test_the_committed_model_draws_what_it_is_asked_for():
+@pytest.mark.parametrize("folder", [MODEL, DISTILLED], ids=["model", "distilled"])
+def test_the_committed_models_draw_what_they_are_asked_for(folder):
     cases = make_cases("validation", 4)
-    assert judge_pictures(cases, draw(load_pipeline(MODEL), cases).pictures).mean() >= 0.5
+    assert judge_pictures(cases, draw(load_pipeline(folder), cases).pictures).mean() >= 0.75
+
+
+def test_the_distilled_model_has_one_ternary_plane_in_every_linear_of_its_blocks():
+    ternfmt.validate(DISTILLED / "transformer", digests=True)
+    with ternfmt.open(DISTILLED / "transformer") as file:
+        infos = {name: info for name, info in file.tensors.items() if "blocks." in name and len(info.shape) == 2}
+        assert sum(".norm" in name for name in infos) == 2 * 2 + 4  # modulation
+        assert {(info.ternary, info.planes, info.low_rank) for info in infos.values()} == {(True, 1, None)}
+        assert file.document.ancillary["encoder"]["method"] == "distilled"
