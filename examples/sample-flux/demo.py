@@ -1,6 +1,6 @@
 """Convert the sample FLUX to ternary, draw with it, and judge the pictures beside full precision.
 
-    python examples/sample-flux/demo.py [--pairs 360]
+    python examples/sample-flux/demo.py [--pairs 240]
 
 The model in examples/sample-flux/model is a FLUX of 2.3 million parameters that was trained here; see
 train.py. Converting uses its weights alone, but for the method "distilled", which takes half an hour:
@@ -119,7 +119,7 @@ def table(rows: Sequence[Row]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--pairs", type=int, default=360, metavar="N", help="prompts with a seed (default: 360)")
+    parser.add_argument("--pairs", type=int, default=240, metavar="N", help="prompts with a seed (default: 240)")
     parser.add_argument("--output", type=Path, default=Path("demo-output"), metavar="FOLDER")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args(argv)
