@@ -38,7 +38,7 @@ class Calibration:
     samples: int = 256
     held_out: int = 32
     batch: int = 16
-    steps: int = 2000
+    steps: int = 4000
     start: str = "exact"
     low_rank: int = 0
     compile: bool = False

@@ -230,7 +230,6 @@ def _plan(checkpoint: Checkpoint, source: TensorSource, settings: Settings) -> P
     choices = choose(recipes, settings.include, settings.exclude, policy)
     chosen = [name for name, choice in choices.items() if choice.ternary]
     check_matches(settings.overrides, chosen)
-    _check_calibration(settings)
     layers = {}
     for name in chosen:
         layer = apply(settings.overrides, name, settings.layer)
@@ -238,6 +237,7 @@ def _plan(checkpoint: Checkpoint, source: TensorSource, settings: Settings) -> P
             choices[name] = Choice(False, "an override keeps it dense")
         else:
             layers[name] = layer
+    _check_calibration(layers)
     if not layers:
         raise ValueError(
             f"{checkpoint.path}: none of the {len(choices)} tensors would become ternary "
@@ -266,9 +266,13 @@ def _why_none(recipes: Mapping[str, Recipe], choices: Mapping[str, Choice]) -> s
     return f"most matrices: {reasons.most_common(1)[0][0]}" if reasons else "no matrix among them"
 
 
-def _check_calibration(settings: Settings) -> None:
-    if settings.method in DATA_METHODS and settings.group_size is not None:
-        raise ValueError(f"method {settings.method!r} has one scale a row: leave the group size out")
+def _check_calibration(layers: Mapping[str, LayerSettings]) -> None:
+    for name, layer in layers.items():
+        if layer.method in DATA_METHODS and layer.group_size is not None:
+            raise ValueError(
+                f"{name!r}: method {layer.method!r} has one scale a row, but groups of {layer.group_size} are "
+                "asked for: leave the group size out"
+            )
 
 
 def _dial(settings: Settings, layers: Mapping[str, LayerSettings]) -> Dial | None:

@@ -10,30 +10,27 @@ Everything is kept in the work folder as it comes, so that a run that is stopped
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from .calibrated.output_error import measure_output_errors
 from .calibrated.settings import CalibratedSettings
 from .calibrated.solve import calibrate
-from .data.calls import Calls
+from .data.calls import Calls, Progress
 from .data.checks import check_layers_run, prepare_blocks
 from .data.make import check_data, make_data
 from .data.model import LoadedModel, load_model
 from .distilled.settings import DistilledSettings
 from .distilled.solve import distill
-from .plan import Plan, with_layers
+from .plan import Plan
 from .run.dial import DialLayer, planes_needed, spend
-from .run.journal import Journal
+from .run.settle import Choose, Record, Records, Settled, turn_dial
 from .run.solution import Solution
 from .run.work_folder import WorkFolder
 
-Tell = Callable[[str, float], None]
-"""Called with what is being done, and the share of it that is done."""
 
-
-def solve(plan: Plan, folder: WorkFolder, tell: Tell) -> tuple[Plan, Solution]:
+def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solution]:
     """Find the tensors of a plan whose method is in `DATA_METHODS`.
 
     Args:
@@ -70,14 +67,14 @@ def solve(plan: Plan, folder: WorkFolder, tell: Tell) -> tuple[Plan, Solution]:
         progress=tell,
     )
     check_layers_run(loaded, calls)
-    loaded = prepare_blocks(loaded, calls)
     if plan.dial is not None:
-        plan = _turn_dial(plan, loaded, calls, folder.measurements, tell)
+        plan = turn_dial(plan, _by_output_error(plan, loaded, calls, tell), folder.measurements)
     method = next(iter(plan.layers.values())).method
     dtypes = {name: recipe.dtype for name, recipe in plan.recipes.items() if name not in plan.layers}
     work = folder.path / "work"
     solution = None
     if method == "calibrated" or told.start == "calibrated":
+        loaded = prepare_blocks(loaded, calls.call(0, 1))
         solution = Solution(folder.path / "calibrated")
         settings = CalibratedSettings(samples=told.samples, batch=told.batch)
         layers = {name: replace(layer, low_rank=0) for name, layer in plan.layers.items()}
@@ -98,33 +95,20 @@ def solve(plan: Plan, folder: WorkFolder, tell: Tell) -> tuple[Plan, Solution]:
     return plan, distilled
 
 
-def _turn_dial(plan: Plan, loaded: LoadedModel, calls: Calls, journal: Path, tell: Tell) -> Plan:
-    """Spend second planes where the error of the model's output falls most for a byte."""
-    assert plan.dial is not None
-    layers = {
-        name: DialLayer(plan.recipes[name].shape, layer, name in plan.dial.fixed) for name, layer in plan.layers.items()
-    }
-    planes = range(1, planes_needed(layers, plan.dial.ratio) + 1)
-    total, done = sum(map(plan.size, layers)), 0
+def _by_output_error(plan: Plan, loaded: LoadedModel, calls: Calls, tell: Progress) -> Choose:
+    """Second planes where the error of the model's output falls most for a byte."""
 
-    def measured(name: str, weights: int) -> None:
-        nonlocal done
-        done += weights
-        tell(f"output error of {name}", done / total)
+    def choose(layers: Mapping[str, DialLayer], ratio: float, measured: Records, record: Record) -> Settled:
+        total, done = sum(map(plan.size, layers)), 0
 
-    kept = Journal(journal, plan.fingerprint)
-    try:
-        costs = measure_output_errors(
-            loaded,
-            calls,
-            layers,
-            planes,
-            measured=kept.records,
-            record=lambda cost: kept.append([cost]),
-            progress=measured,
-        )
-    finally:
-        kept.close()
-    chosen = spend(costs, plan.dial.ratio)
-    settled = {name: layer.with_planes(chosen[name]) for name, layer in layers.items()}
-    return with_layers(replace(plan, dial=None), settled, plan.dial.shard_bytes)
+        def advance(name: str, weights: int) -> None:
+            nonlocal done
+            done += weights
+            tell(f"output error of {name}", done / total)
+
+        planes = range(1, planes_needed(layers, ratio) + 1)
+        costs = measure_output_errors(loaded, calls, layers, planes, measured=measured, record=record, progress=advance)
+        chosen = spend(costs, ratio)
+        return {name: layer.with_planes(chosen[name]) for name, layer in layers.items()}
+
+    return choose

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ternfmt.pack import pack
-from ternfmt_kernels import backends, matmul, ops, reference
+from ternfmt_kernels import backends, linear, matmul, ops, reference
 from ternfmt_kernels.contract import FLOAT_DTYPES, error_bound
 
 BACKENDS = [status.name for status in backends() if status.unavailable is None]
@@ -52,6 +52,34 @@ def make_weight(
         columns = scales[-1].double().reshape(n, -1).repeat_interleave(group_size or k, 1)[:, :k]
         dense.append(torch.from_numpy(code).double() * columns)
     return Weight(codes, scales, group_size, torch.stack(dense))
+
+
+def check_linear(
+    weight: Weight, x: Tensor, *, bias: Tensor | None = None, factors: tuple[Tensor, Tensor] | None = None, int8: bool
+) -> None:
+    """`linear` is within the bound of S-12.2; with int8 activations, of what they were quantised to (S-12.4)."""
+    n, k = weight.dense.shape[1:]
+    down, up = factors or (None, None)
+    actual = linear(x, weight.codes, weight.scales, k, weight.group_size, bias, down, up, int8)
+    rows = x.reshape(-1, k)
+    multiplied = rows.double()
+    if int8:
+        q, scale = reference.quantise_rows(rows)
+        multiplied = q.double() * scale.double()[:, None]
+    exact = multiplied @ weight.dense.sum(0).mT
+    magnitude = multiplied.abs() @ weight.dense.abs().sum(0).mT
+    if down is not None and up is not None:
+        exact += rows.double() @ down.double().mT @ up.double().mT
+        magnitude += rows.double().abs() @ down.double().abs().mT @ up.double().abs().mT
+    if bias is not None:
+        exact += bias.double()
+        magnitude += bias.double().abs()
+    shape = {"columns": k, "planes": len(weight.codes), "groups": weight.groups}
+    bound = error_bound(exact, magnitude, x.dtype, **shape, rank=0 if down is None else len(down))
+    assert actual.dtype == x.dtype
+    assert actual.shape == (*x.shape[:-1], n)
+    normal = exact.abs() >= 2.0**-14 if x.dtype == torch.float16 else torch.tensor(True)  # the bound's condition
+    assert ((actual.reshape(-1, n).double() - exact).abs()[normal] <= bound[normal]).all()
 
 
 def matmul_transposed(*args: object) -> Tensor:

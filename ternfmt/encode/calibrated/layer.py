@@ -12,7 +12,7 @@ from torch import Tensor
 from ...container import DTYPES
 from ...pack import pack, unpack
 from ...tensor import Plane, TernaryTensor
-from ..quantize import quantize
+from ..data_free import data_free
 from ..scales import check_scale_dtype, store_scales
 from ..settings import LayerSettings
 from ..weights import Float64
@@ -83,7 +83,7 @@ def solve_layer(
     matrix = weight.reshape(len(weight), -1).to(metric.hessian)
     quadratic = make_quadratic(matrix, metric)
     asked = check_scale_dtype(layer.scale_dtype and DTYPES[layer.scale_dtype])
-    plain = _data_free(quadratic, matrix, layer.planes, asked, name)
+    plain = _data_free(quadratic, matrix, layer, name)
     best = plain
     fitted = _fitting_scales(quadratic, layer.planes)
     for factor in settings.scale_factors:
@@ -123,15 +123,9 @@ def _better(first: Candidate, second: Candidate, quadratic: Quadratic) -> Candid
     )
 
 
-def _data_free(quadratic: Quadratic, matrix: Tensor, planes: int, asked: np.dtype[Any], name: str) -> Candidate:
+def _data_free(quadratic: Quadratic, matrix: Tensor, layer: LayerSettings, name: str) -> Candidate:
     """What the rule that knows no data gives."""
-    tensor = quantize(
-        matrix.to(torch.float32).cpu().numpy(),
-        "exact" if planes == 1 else "planes",
-        planes=planes,
-        scale_dtype=asked,
-        name=name,
-    )
+    tensor = data_free(matrix, layer, name)
     scales = np.stack([plane.scale.astype(np.float64) for plane in tensor.planes])
     grid = Grid.of(scales, quadratic.target)
     codes = torch.stack([torch.from_numpy(unpack(plane.codes, tensor.k)) for plane in tensor.planes])
@@ -146,12 +140,7 @@ def _fitting_scales(quadratic: Quadratic, planes: int) -> Float64:
     products of different inputs. Best support: the weights above half the scale; so a sort finds it.
     """
     if planes > 1:
-        tensor = quantize(
-            quadratic.target.T.to(torch.float32).contiguous().cpu().numpy(),
-            "planes",
-            planes=planes,
-            scale_dtype=np.float32,
-        )
+        tensor = data_free(quadratic.target.T.contiguous(), LayerSettings(planes=planes, scale_dtype="F32"))
         return np.stack([plane.scale.astype(np.float64) for plane in tensor.planes])
     weights = quadratic.metric.hessian.diagonal().to(torch.float64)
     scales = np.empty((1, quadratic.target.shape[1]))

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from ...tensor import TernaryTensor
 from ..data.calls import Calls, output_of, to_device
 from ..data.model import LoadedModel
+from ..data_free import data_free
 from ..run.dial import DialLayer, LayerCosts, Option
-from .solve import data_free
 
 Rule = Literal["model", "local"]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from ...container import DTYPES
 from ...tensor import TernaryTensor
 from ..data.blocks import Block, in_order
-from ..data.calls import CallList, Calls
+from ..data.calls import CallList, Calls, Progress
 from ..data.model import LoadedModel
 from ..data.replay import Replay
-from ..quantize import quantize
+from ..data_free import data_free
 from ..run.solution import Solution, Solved
 from ..settings import LayerSettings
 from .inputs import InputGroup, find_groups, read_inputs
@@ -40,7 +40,6 @@ from .settings import CalibratedSettings
 from .target import make_metric
 
 Float32 = npt.NDArray[np.float32]
-Progress = Callable[[str, float], None]
 
 
 def calibrate(
@@ -223,21 +222,6 @@ def _moments(
         for x, y in zip(theirs, ours, strict=True):
             sums.add(x, y)
     return sums.finish(group.names)
-
-
-def data_free(weight: Tensor, layer: LayerSettings, name: str = "weight") -> TernaryTensor:
-    """A layer without calibration data: ``exact`` or ``planes``.
-
-    Raises:
-        WeightError: a weight is NaN or Inf; it has the name.
-    """
-    return quantize(
-        weight.detach().to(torch.float32).cpu().numpy(),
-        "exact" if layer.planes == 1 else "planes",
-        planes=layer.planes,
-        scale_dtype=layer.scale_dtype and DTYPES[layer.scale_dtype],
-        name=name,
-    )
 
 
 def _bias(linear: nn.Linear, tensor: TernaryTensor, teacher_mean: Tensor, student_mean: Tensor) -> Float32:

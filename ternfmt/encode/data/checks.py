@@ -54,14 +54,13 @@ def check_layers_run(loaded: LoadedModel, calls: Calls, *, size: int = 2) -> Non
         )
 
 
-def prepare_blocks(loaded: LoadedModel, calls: Calls, *, size: int = 1) -> LoadedModel:
+def prepare_blocks(loaded: LoadedModel, call: dict[str, Any]) -> LoadedModel:
     """The model with its blocks in the order of execution, after a test that it can be replayed block by block.
 
     Raises:
         BlockError: it cannot.
         ActivationError: an activation is NaN or Inf.
     """
-    call = calls.call(0, size)
     blocks = in_order(loaded.model, loaded.blocks, call)
     check_replay(loaded.model, blocks, call)
     return replace(loaded, blocks=blocks)

@@ -15,13 +15,12 @@ from typing import Any
 
 from ..plan import Plan
 from ..source.checkpoint import PIPELINE_FILE
-from .calls import Calls
-from .checks import NeverRanError, check_layers_run, prepare_blocks
+from .calls import Calls, Progress
 from .make_texts import make_texts, tokenizer_folder
 from .model import LoadedModel, dtype_argument, is_diffusers
 from .prompts import read_prompts, split_prompts, templates_digest
 from .source import DataError, data_digest, prompts_for
-from .trajectories import PICTURES_PER_RUN, Progress, Trajectories, record_trajectories
+from .trajectories import PICTURES_PER_RUN, Trajectories, record_trajectories
 
 SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 """Whose sampling is understood: z_t = (1 - t) z_0 + t noise, and the model gives the velocity."""
@@ -145,6 +144,3 @@ def _pipeline(plan: Plan, loaded: LoadedModel, trust_remote_code: bool) -> Any:
     except (OSError, ValueError, ImportError, AttributeError) as error:
         hint = "" if trust_remote_code else " (if its code lies in the folder and you trust it: --trust-remote-code)"
         raise DataError(f"{folder}: the pipeline cannot be loaded{hint}: {error}") from error
-
-
-__all__ = ["DataError", "NeverRanError", "check_data", "check_layers_run", "make_data", "prepare_blocks"]

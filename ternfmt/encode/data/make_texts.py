@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..plan import Plan
-from .calls import Calls
+from .calls import Calls, Progress
 from .model import LoadedModel
 from .prompts import make_prompts, read_prompts, templates_digest
 from .source import DataError, data_digest, prompts_for
 from .texts import OPENING_TOKENS, TextError, Texts, generate, tokenize, write_tokens
-from .trajectories import Progress
 
 LONGEST_TEXT = 128
 """Tokens of a sentence, at most."""

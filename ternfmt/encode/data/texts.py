@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .calls import Progress
 from .prompts import SPLITS
-from .trajectories import Progress
 
 OPENING_TOKENS = 8
 """A causal language model goes on after so many tokens of a sentence."""

@@ -9,7 +9,7 @@ alone, too). Noise levels are logit-normal (Esser et al. 2024, arXiv:2403.03206)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .calls import tensors_in
+from .calls import Progress, tensors_in
 from .disk import check_disk
 from .prompts import SPLITS
 from .recorder import LATENT, TIME, TrajectoryError, probe, record
 from .shards import EXTRA, Row, read_shard, write_shard
-
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the part of it that is done, 0 to 1."""
 
 ELEMENTS_PER_RUN = 1 << 20
 """Of latents, at most, in one run of a pipeline: 4 pictures of 1024 x 1024 of FLUX.1, 64 of the sample model."""

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.blocks import Block, in_order
+from ..data.blocks import Block
 from ..data.calls import Calls, map_tensors, tensors_in
+from ..data.checks import prepare_blocks
 from ..data.replay import Replay
 from ..run.solution import Solution, Solved
 from ..settings import LayerSettings
@@ -82,7 +83,7 @@ def solve_blocks(
         ActivationError, NotFiniteError: an activation or the loss is NaN or Inf.
     """
     together = BlockCalls(calls, held_out, settings)
-    blocks = [b for b in in_order(loaded.model, loaded.blocks, together[0]) if not layers.keys().isdisjoint(b.linears)]
+    blocks = [b for b in prepare_blocks(loaded, together[0]).blocks if not layers.keys().isdisjoint(b.linears)]
     teacher = Replay(loaded.model, blocks, together, work / "teacher", resume=True)
     student = Replay(loaded.model, blocks, together, work / "student", resume=True)
     log = Log(work / "log.jsonl", float("inf"))

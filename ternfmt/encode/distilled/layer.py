@@ -12,7 +12,8 @@ from ...pack import pack
 from ...tensor import LowRank, Plane, TernaryTensor
 from ..scales import F16_MAX, F16_MIN
 
-SCALE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Floating-point dtypes by the names of SPEC S-1.9."""
 
 SCALE_FLOOR = F16_MIN
 """Scales start at this at least. Rows of zeros have no scale of their own, and this one costs no F32 scales."""
@@ -64,7 +65,7 @@ class TernaryLayer(nn.Module):
     def to_ternary(self) -> TernaryTensor:
         """What is written: the codes and scales that `forward` uses, and the low-rank branch in F16."""
         stored, codes = self.scale(), self.codes().cpu().numpy()
-        asked = SCALE_DTYPES[self.scale_dtype or "F16"]
+        asked = TORCH_DTYPES[self.scale_dtype or "F16"]
         scale = _to_numpy(stored.to(asked if self.scale_dtype is not None or _fits_f16(stored) else torch.float32))
         scale[~codes.any(axis=2)] = 0  # rows of zeros, as canonical files have them
         low_rank = None
@@ -77,7 +78,7 @@ class TernaryLayer(nn.Module):
 def round_scale(scale: Tensor, dtype: str | None) -> Tensor:
     """Round F32 scales to what is stored, as F32; the gradient passes as if nothing had been rounded."""
     with torch.no_grad():
-        rounded = scale.to(SCALE_DTYPES[dtype or "F16"]).to(scale.dtype)
+        rounded = scale.to(TORCH_DTYPES[dtype or "F16"]).to(scale.dtype)
         if dtype is None:
             rounded = torch.where(((scale >= F16_MIN) & (scale <= F16_MAX)).all(), rounded, scale)
         change = rounded - scale

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.calls import Calls
+from ..data.disk import check_disk
 from ..run.solution import Solution
 from ..settings import LayerSettings
 from .accounting import choose_blockwise
@@ -63,7 +63,7 @@ def distill(
         SettingsError: something is asked for that cannot be; a layer takes part in no call.
         NotFiniteError: the loss is NaN or Inf.
         CheckpointError: the work folder belongs to another run.
-        OSError: there is no room for a checkpoint.
+        DiskError: there is no room for two checkpoints.
     """
     check_layers(layers, loaded.linears)
     if not layers:
@@ -103,7 +103,4 @@ def _check_disk(
 ) -> None:
     """A checkpoint is written beside the one before, so that two must fit."""
     weights = sum(loaded.linears[name].weight.numel() for name in layers) if settings.train_codes else 0
-    needed = 2 * weights * CHECKPOINT_BYTES_PER_WEIGHT
-    free = shutil.disk_usage(work).free
-    if free < needed:
-        raise OSError(f"{work}: two checkpoints take {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free")
+    check_disk(work, 2 * weights * CHECKPOINT_BYTES_PER_WEIGHT, "two checkpoints")

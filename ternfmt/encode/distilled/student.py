@@ -6,27 +6,24 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...container import DTYPES
 from ...tensor import TernaryTensor
-from ..quantize import quantize
+from ..data_free import data_free
 from ..run.solution import Solved
 from ..settings import LayerSettings
 from .frozen import FrozenLinear
 from .latent import LatentLinear, start_latent
+from .layer import TORCH_DTYPES
 from .settings import DistilledSettings, SettingsError
 
 if TYPE_CHECKING:
     from ..data.model import LoadedModel
 
 Layer = LatentLinear | FrozenLinear
-
-DENSE_DTYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-
-_TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class Student:
@@ -53,14 +50,14 @@ class Student:
         """Everything that was trained, as it is written."""
         tensors: dict[str, Solved] = {name: layer.to_ternary() for name, layer in self.layers.items()}
         for name, parameter in self.dense.items():
-            tensors[name] = parameter.detach().cpu().numpy().astype(DENSE_DTYPES[dense_dtypes[name]])
+            tensors[name] = parameter.detach().cpu().numpy().astype(DTYPES[dense_dtypes[name]])
         return tensors
 
     @torch.no_grad()
     def round_dense(self, dense_dtypes: Mapping[str, str]) -> None:
         """Give dense tensors and low-rank branches the values they will have in the file."""
         for name, parameter in self.dense.items():
-            parameter.copy_(parameter.to(_TORCH[dense_dtypes[name]]))
+            parameter.copy_(parameter.to(TORCH_DTYPES[dense_dtypes[name]]))
         for layer in self.layers.values():
             layer.round_low_rank()
 
@@ -105,7 +102,7 @@ def make_layer(
     weight = linear.weight.detach()
     if not bool(weight.isfinite().all()):
         raise SettingsError(f"{name!r}: a weight is NaN or Inf; check the checkpoint")
-    tensor = start if isinstance(start, TernaryTensor) else _quantise(name, weight, layer)
+    tensor = start if isinstance(start, TernaryTensor) else data_free(weight, layer, name)
     if tensor.shape != tuple(weight.shape) or len(tensor.planes) != layer.planes or tensor.group_size is not None:
         raise SettingsError(
             f"{name!r}: expected {layer.planes} planes of {list(weight.shape)} without groups to start from, got "
@@ -133,7 +130,7 @@ def dense_parameters(
     chosen = {}
     for path, parameter in model.named_parameters():
         name = loaded.names.get(path, path)
-        if id(parameter) in own or name not in dense_dtypes or dense_dtypes[name] not in DENSE_DTYPES:
+        if id(parameter) in own or name not in dense_dtypes or dense_dtypes[name] not in TORCH_DTYPES:
             continue
         inside = path.startswith(blocks) if blocks else True
         wanted = {
@@ -144,12 +141,6 @@ def dense_parameters(
         if wanted[settings.train_dense]:
             chosen[name] = parameter
     return chosen
-
-
-def _quantise(name: str, weight: Tensor, layer: LayerSettings) -> TernaryTensor:
-    method = "planes" if layer.planes > 1 else "exact"
-    dtype = None if layer.scale_dtype is None else DENSE_DTYPES[layer.scale_dtype]
-    return quantize(weight.float().cpu().numpy(), method, planes=layer.planes, scale_dtype=dtype, name=name)
 
 
 def _start_low_rank(weight: Tensor, tensor: TernaryTensor, settings: DistilledSettings) -> tuple[Tensor, Tensor]:

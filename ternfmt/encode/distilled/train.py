@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from ..data.calls import Calls, output_of, to_device
+from ..data.calls import Calls, Progress, output_of, to_device
 from . import checkpoint
 from .log import Log, duration
 from .losses import Features, NotFiniteError, check_finite, feature_loss, output_loss
@@ -22,8 +22,6 @@ from .student import Student
 
 if TYPE_CHECKING:
     from ..data.model import LoadedModel
-
-Progress = Callable[[str, float], None]
 
 
 class Trainer:
@@ -118,7 +116,8 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything that is needed to go on with the same numbers."""
-        trained = {n: p.detach() for n, p in self.student.model.named_parameters() if self._is_trained(p)}
+        ours = {id(p) for p in self.optimizers.parameters}
+        trained = {n: p.detach() for n, p in self.student.model.named_parameters() if id(p) in ours}
         return {
             "step": self.step,
             "seconds": self.seconds,
@@ -140,9 +139,6 @@ class Trainer:
         """Take the hooks off the teacher."""
         for features in self._features or ():
             features.close()
-
-    def _is_trained(self, parameter: nn.Parameter) -> bool:
-        return id(parameter) in {id(p) for p in self.optimizers.parameters}
 
     def _run(self, call: Mapping[str, Any]) -> Any:
         device = self._loaded.device

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..plan import Plan, with_layers
+from ..settings import LayerSettings
 from ..source.recipe import read
 from ..source.tensor_source import TensorSource
 from ..weights import Array
 from .dial import DialLayer, choose_planes
 from .journal import Journal
+
+Records = Sequence[Mapping[str, Any]]
+"""What an earlier, interrupted run has measured."""
+
+Record = Callable[[dict[str, Any]], None]
+"""Keeps what was measured of a layer."""
+
+Settled = dict[str, LayerSettings]
+"""The settings of every layer."""
+
+Choose = Callable[[Mapping[str, DialLayer], float, Records, Record], Settled]
+"""Chooses planes for a ratio."""
 
 
 def settle(
@@ -39,30 +52,42 @@ def settle(
     """
     if plan.dial is None:
         return plan
-    layers = {
-        name: DialLayer(plan.recipes[name].shape, layer, name in plan.dial.fixed) for name, layer in plan.layers.items()
-    }
 
     def read_rows(name: str, start: int, stop: int) -> Array:
         return read(plan.recipes[name], source, start, stop)
 
-    def choose(measured: list[dict[str, Any]], record: Callable[[dict[str, Any]], None]) -> Plan:
-        assert plan.dial is not None
-        chosen = choose_planes(
+    def choose(layers: Mapping[str, DialLayer], ratio: float, measured: Records, record: Record) -> Settled:
+        return choose_planes(
             layers,
-            plan.dial.ratio,
+            ratio,
             read_rows,
             measured=measured,
             record=record,
             progress=lambda name, weights: progress(weights),
             jobs=jobs,
         )
-        return with_layers(replace(plan, dial=None), chosen, plan.dial.shard_bytes)
 
+    return turn_dial(plan, choose, journal)
+
+
+def turn_dial(plan: Plan, choose: Choose, journal: Path | None) -> Plan:
+    """The plan with the settings that ``choose`` has for its layers and its ratio.
+
+    Args:
+        plan: one with a dial.
+        choose: measures the layers, but for what an earlier run recorded, and chooses.
+        journal: where measurements are kept for the next run.
+    """
+    assert plan.dial is not None
+    layers = {
+        name: DialLayer(plan.recipes[name].shape, layer, name in plan.dial.fixed) for name, layer in plan.layers.items()
+    }
     if journal is None:
-        return choose([], lambda costs: None)
-    kept = Journal(journal, plan.fingerprint)
-    try:
-        return choose(kept.records, lambda costs: kept.append([costs]))
-    finally:
-        kept.close()
+        chosen = choose(layers, plan.dial.ratio, [], lambda costs: None)
+    else:
+        kept = Journal(journal, plan.fingerprint)
+        try:
+            chosen = choose(layers, plan.dial.ratio, kept.records, lambda costs: kept.append([costs]))
+        finally:
+            kept.close()
+    return with_layers(replace(plan, dial=None), chosen, plan.dial.shard_bytes)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ternfmt.encode.calibrated.output_error import measure_output_errors
-from ternfmt.encode.calibrated.solve import data_free
+from ternfmt.encode.data_free import data_free
 from ternfmt.encode.run.dial import DialLayer, spend
 from ternfmt.encode.settings import LayerSettings
 from tests.encode.calibrated.toy_model import ToyCalls, make_toy

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from ternfmt.encode.calibrated.settings import CalibratedSettings
-from ternfmt.encode.calibrated.solve import calibrate, data_free, share_parameters
+from ternfmt.encode.calibrated.solve import calibrate, share_parameters
 from ternfmt.encode.data.calls import output_of
 from ternfmt.encode.data.model import make_loaded
+from ternfmt.encode.data_free import data_free
 from ternfmt.encode.run.solution import Solution
 from ternfmt.encode.settings import LayerSettings
 from ternfmt.tensor import TernaryTensor

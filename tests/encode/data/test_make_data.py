@@ -11,17 +11,12 @@ import torch
 
 from ternfmt.encode.data import make_texts
 from ternfmt.encode.data.calls import output_of
-from ternfmt.encode.data.make import (
-    DataError,
-    NeverRanError,
-    check_data,
-    check_layers_run,
-    make_data,
-    prepare_blocks,
-)
+from ternfmt.encode.data.checks import NeverRanError, check_layers_run, prepare_blocks
+from ternfmt.encode.data.make import check_data, make_data
 from ternfmt.encode.data.model import load_model
 from ternfmt.encode.data.prompts import PromptError
 from ternfmt.encode.data.replay import ActivationError
+from ternfmt.encode.data.source import DataError
 from ternfmt.encode.data.texts import TextError
 from ternfmt.encode.data.trajectories import TrajectoryError
 from ternfmt.encode.plan import plan_conversion
@@ -74,7 +69,7 @@ def test_a_pipelines_own_pictures(source, pipeline_folder, prompts, tmp_path):
     with torch.no_grad():
         assert output_of(loaded.model(**call)).shape == (3, 36, 48)
     check_layers_run(loaded, train)
-    assert [b.name for b in prepare_blocks(loaded, train).blocks] == [b.name for b in loaded.blocks]
+    assert [b.name for b in prepare_blocks(loaded, train.call(0, 1)).blocks] == [b.name for b in loaded.blocks]
     told.clear()
     again = make_data(plan, loaded, tmp_path / "work", **arguments)
     assert_same_calls(train, again[0])
@@ -113,7 +108,7 @@ def test_an_encoders_sentences(folders, tmp_path):
     assert call["input_ids"][:, 0].tolist() == [2] * 4
     assert call["input_ids"][:, -1].tolist() == [3] * 4
     check_layers_run(loaded, train)
-    prepare_blocks(loaded, held_out)
+    prepare_blocks(loaded, held_out.call(0, 1))
     assert_same_calls(train, make_data(plan, loaded, tmp_path, samples=50, held_out=10)[0])
 
 
@@ -127,7 +122,7 @@ def test_a_language_models_own_text(folders, tmp_path, prompts):
     assert train.call(0, 4)["input_ids"].shape == (4, 16)
     assert told[-1] == ("held-out: text of the model: 2 of 2 pieces", 1.0)
     check_layers_run(loaded, train)
-    prepare_blocks(loaded, train)
+    prepare_blocks(loaded, train.call(0, 1))
     with pytest.raises(TextError, match=r"prompts.txt: no train prompt of at least 8 tokens"):
         make_data(plan, loaded, tmp_path, prompts=prompts, samples=5, held_out=2)
 

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 import ternfmt
 from ternfmt.encode.calibration import Calibration
 from ternfmt.encode.convert import convert, run_shard
+from ternfmt.encode.overrides import Override
 from ternfmt.encode.plan import Plan, plan_conversion
 from ternfmt.encode.report.layer_report import LayerReport
 from ternfmt.encode.run import stream
@@ -129,3 +130,6 @@ def test_groups_and_calibration_exclude_each_other(tmp_path: Path) -> None:
     save_file(dense(), tmp_path / "dense.safetensors")
     with pytest.raises(ValueError, match="method 'calibrated' has one scale a row"):
         plan_conversion(tmp_path / "dense.safetensors", Settings("calibrated", group_size=16))
+    one = Override(WEIGHT, {"group_size": 16})
+    with pytest.raises(ValueError, match=r"'blocks\.0\.a\.weight': method 'distilled' has one scale a row"):
+        plan_conversion(tmp_path / "dense.safetensors", Settings("distilled", overrides=(one,)))

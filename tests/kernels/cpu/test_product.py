@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ternfmt.pack import pack
 from ternfmt_kernels import linear, matmul
-from ternfmt_kernels.contract import FLOAT_DTYPES, error_bound
+from ternfmt_kernels.contract import FLOAT_DTYPES
 from ternfmt_kernels.cpu_backend import isa
 from ternfmt_kernels.reference import quantise_rows
-from tests.kernels.test_product import Weight, make_weight, make_x
+from tests.kernels.test_product import check_linear, make_weight, make_x
 
 pytestmark = pytest.mark.usefixtures("name")
 both_modes = pytest.mark.parametrize("int8", [False, True], ids=["a16", "a8"])
@@ -33,34 +33,6 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
         return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
 
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
-
-
-def check_linear(
-    weight: Weight, x: Tensor, *, bias: Tensor | None = None, factors: tuple[Tensor, Tensor] | None = None, int8: bool
-) -> None:
-    """`linear` is within the bound of S-12.2; with int8 activations, of what they were quantised to (S-12.4)."""
-    n, k = weight.dense.shape[1:]
-    down, up = factors or (None, None)
-    actual = linear(x, weight.codes, weight.scales, k, weight.group_size, bias, down, up, int8)
-    rows = x.reshape(-1, k)
-    multiplied = rows.double()
-    if int8:
-        q, scale = quantise_rows(rows)
-        multiplied = q.double() * scale.double()[:, None]
-    exact = multiplied @ weight.dense.sum(0).mT
-    magnitude = multiplied.abs() @ weight.dense.abs().sum(0).mT
-    if down is not None and up is not None:
-        exact += rows.double() @ down.double().mT @ up.double().mT
-        magnitude += rows.double().abs() @ down.double().abs().mT @ up.double().abs().mT
-    if bias is not None:
-        exact += bias.double()
-        magnitude += bias.double().abs()
-    shape = {"columns": k, "planes": len(weight.codes), "groups": weight.groups}
-    bound = error_bound(exact, magnitude, x.dtype, **shape, rank=0 if down is None else len(down))
-    assert actual.dtype == x.dtype
-    assert actual.shape == (*x.shape[:-1], n)
-    normal = exact.abs() >= 2.0**-14 if x.dtype == torch.float16 else torch.tensor(True)  # the bound's condition
-    assert ((actual.reshape(-1, n).double() - exact).abs()[normal] <= bound[normal]).all()
 
 
 @settings(max_examples=120)

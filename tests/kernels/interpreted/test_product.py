@@ -9,13 +9,11 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from ternfmt_kernels import linear, matmul
-from ternfmt_kernels.contract import FLOAT_DTYPES, error_bound
-from ternfmt_kernels.reference import quantise_rows
+from ternfmt_kernels.contract import FLOAT_DTYPES
 from ternfmt_kernels.triton_backend import configs
-from tests.kernels.test_product import Weight, make_weight, make_x
+from tests.kernels.test_product import check_linear, make_weight, make_x
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -23,41 +21,6 @@ HALF = (torch.float16, torch.bfloat16)
 @pytest.fixture(autouse=True)
 def force(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERNFMT_KERNEL", "triton")
-
-
-def check_linear(
-    weight: Weight, x: Tensor, *, bias: Tensor | None = None, factors: tuple[Tensor, Tensor] | None = None, int8: bool
-) -> None:
-    """`linear` is within the bound of S-12.2; with int8 activations, of what they were quantised to (S-12.4)."""
-    n, k = weight.dense.shape[1:]
-    down, up = factors or (None, None)
-    actual = linear(x, weight.codes, weight.scales, k, weight.group_size, bias, down, up, int8)
-    rows = x.reshape(-1, k)
-    multiplied = rows.double()
-    if int8:
-        q, scale = quantise_rows(rows)
-        multiplied = q.double() * scale.double()[:, None]
-    exact = multiplied @ weight.dense.sum(0).mT
-    magnitude = multiplied.abs() @ weight.dense.abs().sum(0).mT
-    if down is not None and up is not None:
-        exact += rows.double() @ down.double().mT @ up.double().mT
-        magnitude += rows.double().abs() @ down.double().abs().mT @ up.double().abs().mT
-    if bias is not None:
-        exact += bias.double()
-        magnitude += bias.double().abs()
-    bound = error_bound(
-        exact,
-        magnitude,
-        x.dtype,
-        columns=k,
-        planes=len(weight.codes),
-        groups=weight.groups,
-        rank=0 if down is None else len(down),
-    )
-    assert actual.dtype == x.dtype
-    assert actual.shape == (*x.shape[:-1], n)
-    normal = exact.abs() >= 2.0**-14 if x.dtype == torch.float16 else torch.tensor(True)  # the bound's condition
-    assert ((actual.reshape(-1, n).double() - exact).abs()[normal] <= bound[normal]).all()
 
 
 @settings(max_examples=14)
