@@ -30,7 +30,7 @@ from sample_flux.draw import draw, load_pipeline
 from sample_flux.plots import plot_retention
 from sample_flux.progress import progress
 from sample_flux.prompts import CATEGORIES, calibration_prompts
-from sample_flux.ternary import convert_pipeline, measure_pipeline
+from sample_flux.ternary import assemble_pipeline, convert_pipeline
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs"
@@ -40,7 +40,7 @@ START, END = "<!-- table: curve.py -->\n", "<!-- end -->\n"
 # Options of `ternfmt convert` for methods that run the model; PROMPTS is a file of training sentences.
 DATA = ("--prompts", "PROMPTS", "--trust-remote-code", "--samples", "256", "--held-out", "32")
 
-# Method and options of `ternfmt convert`, or a folder that was converted before.
+# Method and options of `ternfmt convert`, or a transformer that was converted before.
 POINTS: Mapping[str, tuple[str, tuple[str, ...] | Path]] = {
     "two planes": ("planes", ("--method", "planes")),
     "distilled": ("distilled", HERE / "distilled"),
@@ -68,10 +68,10 @@ def measure(names: Sequence[str], pairs: int, folder: Path, numbers: Path) -> di
     passed = judge_pictures(cases, full)
     for name in missing:
         method, how = POINTS[name]
+        converted = folder / "curve"
         if isinstance(how, Path):
-            converted, size = how, measure_pipeline(MODEL, how)
+            size = assemble_pipeline(MODEL, how, converted)
         else:
-            converted = folder / "curve"
             prompts = write_prompts(folder / "prompts.txt")
             size = convert_pipeline(MODEL, converted, *(prompts if option == "PROMPTS" else option for option in how))
         pipe = load_pipeline(converted)

@@ -3,9 +3,9 @@
     python examples/sample-flux/demo.py [--pairs 240]
 
 The model in examples/sample-flux/model is a FLUX of 2.3 million parameters that was trained here; see
-train.py. Converting uses its weights alone, but for the method "distilled", which takes half an hour:
-its result is in examples/sample-flux/distilled already. Every model draws the same evaluation prompts (see
-sample_flux/prompts.py) from the same noise. The pictures go to demo-output/contact-sheet.png.
+train.py. Converting uses its weights alone, but for the method "distilled", which takes an hour: the
+transformer that it gives is in examples/sample-flux/distilled already. Every model draws the same
+evaluation prompts (see sample_flux/prompts.py) from the same noise. The pictures go to demo-output/contact-sheet.png.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sample_flux.compare import Comparison, compare, judge_pictures
 from sample_flux.draw import Drawing, Pictures
 from sample_flux.prompts import CATEGORIES
 from sample_flux.sheet import contact_sheet
-from sample_flux.ternary import Size, convert_pipeline, measure_pipeline
+from sample_flux.ternary import Size, assemble_pipeline, convert_pipeline
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "model"
@@ -75,7 +75,8 @@ def run(pairs: int, folder: Path, model: Path) -> list[Row]:
         print(" ".join(command), file=sys.stderr, flush=True)
         sizes[name] = convert_pipeline(model, folders[name], *options)
     for name, path in SHIPPED.items():
-        sizes[name], folders[name] = measure_pipeline(model, path), path
+        folders[name] = folder / name
+        sizes[name] = assemble_pipeline(model, path, folders[name])
     drawings = {name: draw_in_process(path, name, len(cases), folder) for name, path in folders.items()}
     passed = {name: judge_pictures(cases, drawing.pictures) for name, drawing in drawings.items()}
     full = passed["full precision"]

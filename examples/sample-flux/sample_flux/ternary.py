@@ -36,9 +36,12 @@ def run_ternfmt(*arguments: str | Path) -> dict[str, Any]:
     return report
 
 
-def measure_pipeline(source: Path, converted: Path) -> Size:
-    """Sizes of a pipeline folder that was converted before."""
-    report = run_ternfmt("inspect", converted / "transformer", "--source", source / "transformer")
+def assemble_pipeline(source: Path, transformer: Path, destination: Path) -> Size:
+    """A pipeline folder with another transformer, which was converted before; an earlier result is replaced."""
+    shutil.rmtree(destination, ignore_errors=True)
+    shutil.copytree(source, destination, ignore=shutil.ignore_patterns("transformer"))
+    shutil.copytree(transformer, destination / "transformer")
+    report = run_ternfmt("inspect", transformer, "--source", source / "transformer")
     return Size(report["block_ratio"], report["file_ratio"], report["snr_db"])
 
 

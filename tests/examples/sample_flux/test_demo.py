@@ -14,7 +14,7 @@ def test_it_runs_end_to_end(tiny_folder, output, monkeypatch, capsys):
     monkeypatch.setattr(demo, "MODEL", tiny_folder)
     shipped = output / "shipped"
     convert_pipeline(tiny_folder, shipped, "--method", "exact")
-    monkeypatch.setattr(demo, "SHIPPED", {"distilled": shipped})
+    monkeypatch.setattr(demo, "SHIPPED", {"distilled": shipped / "transformer"})
     assert demo.main(["--pairs", "12", "--output", str(output)]) == 0
     out, err = capsys.readouterr()
     assert err.count("ternfmt convert ") == err.count("two-planes --method planes") == 1
