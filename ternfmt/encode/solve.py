@@ -76,7 +76,9 @@ def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solutio
     if method == "calibrated" or told.start == "calibrated":
         loaded = prepare_blocks(loaded, calls.call(0, 1))
         solution = Solution(folder.path / "calibrated")
-        settings = CalibratedSettings(samples=told.samples, batch=told.batch)
+        # Distillation has data for thousands of steps; to begin well takes less.
+        samples = told.samples if method == "calibrated" else min(told.samples, CalibratedSettings.samples)
+        settings = CalibratedSettings(samples=samples, batch=told.batch)
         layers = {name: replace(layer, low_rank=0) for name, layer in plan.layers.items()}
         calibrate(loaded, calls, layers, solution, settings, work / "calibrated", tell, dtypes)
     if method == "calibrated":
