@@ -62,15 +62,17 @@ class TensorInfo:
 class StoredTensors:
     """The tensors of some safetensors files as they are stored, memory-mapped when first asked for.
 
-    Arrays are read-only views of the files and stay valid after `close`.
+    Arrays are views of the files and stay valid after `close`. They are read-only or, if ``private``,
+    writable: what is written is copied to memory, a page at a time, and never reaches the file.
 
     Attributes:
         headers: the checked header of each file.
         spans: every stored tensor of all files, by name.
     """
 
-    def __init__(self, files: Iterable[Path] = ()) -> None:
+    def __init__(self, files: Iterable[Path] = (), *, private: bool = False) -> None:
         """Read the headers of ``files``, as `add` does."""
+        self._access = mmap.ACCESS_COPY if private else mmap.ACCESS_READ
         self.headers: list[Header] = []
         self.spans: dict[str, Span] = {}
         self._data_starts: dict[str, int] = {}
@@ -94,7 +96,7 @@ class StoredTensors:
         return header
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        """The stored tensor, a read-only view of its file.
+        """The stored tensor, a view of its file.
 
         Raises:
             KeyError: no such tensor.
@@ -105,7 +107,7 @@ class StoredTensors:
             raise ValueError(f"{span.file}: closed")
         if span.file not in self._maps:
             with open(span.file, "rb") as stream:
-                self._maps[span.file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+                self._maps[span.file] = mmap.mmap(stream.fileno(), 0, access=self._access)
         mapped = self._maps[span.file]
         start = self._data_starts[span.file]
         if len(mapped) < start + span.end:
@@ -129,10 +131,10 @@ class Model(Mapping[str, TernaryTensor | npt.NDArray[Any]]):
         document: the union of the documents.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, private: bool = False) -> None:
         """Run SPEC section 10, steps 1 to 23; use `ternfmt.open` instead."""
         self.source = source
-        self.stored = StoredTensors()
+        self.stored = StoredTensors(private=private)
         # Each file's header and document before the next file's (SPEC S-10.2).
         with _collector_paused():
             self.documents = [parse_document(self.stored.add(file)) for file in source.files]
@@ -210,17 +212,20 @@ class Model(Mapping[str, TernaryTensor | npt.NDArray[Any]]):
         self.close()
 
 
-def open_model(path: str | Path, *, shard: bool | None = None, strict_links: bool = False) -> Model:
+def open_model(
+    path: str | Path, *, shard: bool | None = None, strict_links: bool = False, private: bool = False
+) -> Model:
     """Open a safetensors file, an index JSON or a model folder.
 
     Reads headers only. ``shard`` says whether a single file is one shard of a model; None decides by its
-    name (SPEC S-7.2). ``strict_links`` refuses shards that are symbolic links.
+    name (SPEC S-7.2). ``strict_links`` refuses shards that are symbolic links. ``private`` makes arrays
+    writable; what is written stays in this process.
 
     Raises:
         FormatError: SPEC section 10, steps 1 to 23.
         OSError: a file cannot be read.
     """
-    return Model(find_source(Path(path), shard=shard, strict_links=strict_links))
+    return Model(find_source(Path(path), shard=shard, strict_links=strict_links), private=private)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..encode.calibration import DATA_METHODS, Calibration
+from ..encode.calibration import DATA_METHODS, STARTS, Calibration
 
 _DEFAULT = Calibration()
 
@@ -24,8 +24,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "batch": {"type": int, "metavar": "N", "help": f"rows in a call of the model (default: {_DEFAULT.batch})"},
     "steps": {"type": int, "metavar": "N", "help": f"distillation steps (default: {_DEFAULT.steps})"},
     "start": {
-        "choices": ("exact", "calibrated"),
-        "help": f"what distillation begins from (default: {_DEFAULT.start})",
+        "metavar": "WHAT",
+        "help": f"what distillation begins from: {', '.join(STARTS)}, or a ternary model (default: {_DEFAULT.start})",
+    },
+    "learning_rate": {
+        "type": float,
+        "metavar": "LR",
+        "help": f"highest one of latent weights, twice that of scales and biases (default: {_DEFAULT.learning_rate})",
     },
     "low_rank": {
         "type": int,
@@ -60,10 +65,12 @@ def calibration(args: argparse.Namespace) -> Calibration:
     if given and args.method not in DATA_METHODS:
         option = next(iter(given)).replace("_", "-")
         args.parser.error(f"--{option} goes with --method {' or '.join(DATA_METHODS)}")
-    for name in ("steps", "start", "low_rank", "compile"):
+    for name in ("steps", "start", "learning_rate", "low_rank", "compile"):
         if name in given and args.method != "distilled":
             args.parser.error(f"--{name.replace('_', '-')} goes with --method distilled")
     for name in ("samples", "held_out", "batch", "steps", "low_rank", "sampling_steps"):
         if name in given and given[name] < 1:
             args.parser.error(f"--{name.replace('_', '-')}: expected at least 1, got {given[name]}")
+    if not 0 < given.get("learning_rate", 1.0) < float("inf"):
+        args.parser.error(f"--learning-rate: expected a number above 0, got {given['learning_rate']}")
     return Calibration(**given, device=args.device)

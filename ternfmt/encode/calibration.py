@@ -13,6 +13,9 @@ from typing import Any
 DATA_METHODS = ("calibrated", "distilled")
 """Methods that run the model on data that it makes itself. They solve several layers together."""
 
+STARTS = ("exact", "calibrated")
+"""Methods whose result distillation can begin from."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -24,7 +27,8 @@ class Calibration:
         held_out: further ones that nothing is fitted to, to watch the error.
         batch: calls are made with this many at a time.
         steps: distillation steps.
-        start: what distillation begins from, ``exact`` or ``calibrated``.
+        start: what distillation begins from: one of `STARTS`, or the path of a ternary model.
+        learning_rate: of the latent weights, at its highest; that of scales and dense tensors is half of it.
         low_rank: rank of a low-rank term beside the planes; 0 for none. Only distillation fits one.
         compile: let torch compile teacher and student for distillation.
         sampling_steps, guidance: of the trajectories; None is the pipeline's own default.
@@ -40,6 +44,7 @@ class Calibration:
     batch: int = 16
     steps: int = 4000
     start: str = "exact"
+    learning_rate: float = 2e-3
     low_rank: int = 0
     compile: bool = False
     sampling_steps: int | None = None
@@ -58,9 +63,15 @@ class Calibration:
         """From what `to_json` gave."""
         return cls(**value)
 
+    @property
+    def start_name(self) -> str:
+        """What distillation begins from, as documents record it: of a path the last part."""
+        return Path(self.start).name
+
     def absolute(self) -> Calibration:
         """The same with absolute paths, which do not depend on where the next command is given."""
-        return replace(self, prompts=_absolute(self.prompts), data=_absolute(self.data))
+        start = self.start if self.start in STARTS else str(Path(self.start).absolute())
+        return replace(self, prompts=_absolute(self.prompts), data=_absolute(self.data), start=start)
 
 
 def _absolute(path: str | None) -> str | None:

@@ -122,5 +122,6 @@ class Settings:
             told = self.calibration
             value |= {"samples": told.samples, "seed": told.seed}
             if self.method == "distilled":
-                value |= {"steps": told.steps, "batch": told.batch, "start": told.start}
+                value |= {"steps": told.steps, "batch": told.batch, "start": told.start_name}
+                value["learning_rate"] = str(told.learning_rate)
         return value

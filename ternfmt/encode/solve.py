@@ -17,16 +17,18 @@ from pathlib import Path
 from .calibrated.output_error import measure_output_errors
 from .calibrated.settings import CalibratedSettings
 from .calibrated.solve import calibrate
+from .calibration import STARTS
 from .data.calls import Calls, Progress
 from .data.checks import check_layers_run, prepare_blocks
 from .data.make import check_data, make_data
 from .data.model import LoadedModel, load_model
 from .distilled.settings import DistilledSettings
 from .distilled.solve import distill
+from .distilled.start import open_start
 from .plan import Plan
 from .run.dial import DialLayer, planes_needed, spend
 from .run.settle import Choose, Record, Records, Settled, turn_dial
-from .run.solution import Solution
+from .run.solution import Solution, Solved
 from .run.work_folder import WorkFolder
 
 
@@ -50,6 +52,7 @@ def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solutio
     assert told is not None
     prompts = Path(told.prompts) if told.prompts else None
     check_data(plan, prompts)
+    start: Mapping[str, Solved] | None = None if told.start in STARTS else open_start(Path(told.start), plan)
     tell("load the model", 0.0)
     loaded = load_model(plan, device=told.device, trust_remote_code=told.trust_remote_code)
     calls, held_out = make_data(
@@ -72,7 +75,6 @@ def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solutio
     method = next(iter(plan.layers.values())).method
     dtypes = {name: recipe.dtype for name, recipe in plan.recipes.items() if name not in plan.layers}
     work = folder.path / "work"
-    solution = None
     if method == "calibrated" or told.start == "calibrated":
         loaded = prepare_blocks(loaded, calls.call(0, 1))
         solution = Solution(folder.path / "calibrated")
@@ -81,19 +83,21 @@ def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solutio
         settings = CalibratedSettings(samples=samples, batch=told.batch)
         layers = {name: replace(layer, low_rank=0) for name, layer in plan.layers.items()}
         calibrate(loaded, calls, layers, solution, settings, work / "calibrated", tell, dtypes)
-    if method == "calibrated":
-        assert solution is not None
-        return plan, solution
+        if method == "calibrated":
+            return plan, solution
+        start = solution
     distilled = Solution(folder.path / "distilled")
     recipe = DistilledSettings(
         steps=told.steps,
         batch=told.batch,
+        muon_lr=told.learning_rate,
+        adam_lr=told.learning_rate / 2,
         seed=told.seed,
-        start=told.start,
+        start=told.start_name,
         low_rank=told.low_rank,
         compile=told.compile,
     )
-    distill(loaded, calls, held_out, plan.layers, distilled, recipe, work / "distilled", tell, dtypes, solution)
+    distill(loaded, calls, held_out, plan.layers, distilled, recipe, work / "distilled", tell, dtypes, start)
     return plan, distilled
 
 

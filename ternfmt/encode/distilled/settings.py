@@ -7,8 +7,6 @@ from dataclasses import dataclass, fields
 
 from ..settings import LayerSettings
 
-STARTS = ("exact", "calibrated")
-
 
 class SettingsError(ValueError):
     """A setting is out of range, or not supported by `distilled`."""
@@ -35,7 +33,7 @@ class DistilledSettings:
             layers and norms inside blocks alone: ``biases``.
         low_rank: rank of a branch beside every ternary layer, or 0.
         feature_weight: of the mean relative squared error of blocks' outputs, added to that of the model's output.
-        start: ``exact``, or the ``calibrated`` solution that `distill` is given.
+        start: ``exact``, or a name for the tensors that `distill` is given to start from.
         blockwise: a block at a time; None decides by the memory there is.
         checkpoint_blocks: keep no activations inside blocks, compute them again (Chen et al. 2016, arXiv:1604.06174).
         compile: let torch compile teacher and student.
@@ -92,7 +90,6 @@ class DistilledSettings:
         _require(
             self.train_dense in ("all", "blocks", "biases"), "train_dense", "all, blocks or biases", self.train_dense
         )
-        _require(self.start in STARTS, "start", " or ".join(STARTS), self.start)
 
     def to_json(self) -> dict[str, str | int | bool]:
         """What differs from the defaults, for the document's ``encoder``: numbers that are no integers as strings."""

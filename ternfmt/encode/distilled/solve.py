@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..data.calls import Calls
 from ..data.disk import check_disk
-from ..run.solution import Solution
+from ..run.solution import Solution, Solved
 from ..settings import LayerSettings
 from .accounting import choose_blockwise
 from .blockwise import solve_blocks
@@ -39,7 +39,7 @@ def distill(
     work: Path,
     progress: Callable[[str, float], None],
     dense_dtypes: Mapping[str, str],
-    start: Solution | None = None,
+    start: Mapping[str, Solved] | None = None,
 ) -> None:
     """Train a ternary student to answer as the teacher does, and put it into the solution.
 
@@ -57,7 +57,7 @@ def distill(
         work: a folder for checkpoints, caches and ``log.jsonl``.
         progress: is told what is going on, and which share is done.
         dense_dtypes: dtype in the checkpoint of every dense tensor; those that are not named are not trained.
-        start: ternary tensors to start from, for ``settings.start == "calibrated"``.
+        start: tensors to start from, unless ``settings.start`` is ``exact``.
 
     Raises:
         SettingsError: something is asked for that cannot be; a layer takes part in no call.
@@ -68,9 +68,9 @@ def distill(
     check_layers(layers, loaded.linears)
     if not layers:
         raise SettingsError("distilled: expected at least one ternary layer, got none")
-    if settings.start == "calibrated" and start is None:
-        raise SettingsError("start: 'calibrated' needs the solution of that method, and there is none")
-    found = start if settings.start == "calibrated" else None
+    if settings.start != "exact" and start is None:
+        raise SettingsError(f"start: {settings.start!r} needs tensors to start from, and there are none")
+    found = None if settings.start == "exact" else start
     here = ranks(loaded.device)
     work.mkdir(parents=True, exist_ok=True)
     blockwise = choose_blockwise(loaded, layers, settings) if settings.blockwise is None else settings.blockwise

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 import ternfmt
 from ternfmt.cli import main
@@ -17,6 +19,7 @@ from ternfmt.encode import solve as solve_module
 from ternfmt.encode.calibration import Calibration
 from ternfmt.encode.convert import convert
 from ternfmt.encode.plan import Plan, plan_conversion
+from ternfmt.encode.quantize import quantize
 from ternfmt.encode.settings import Settings
 
 Folders = Callable[[str], Path]
@@ -65,6 +68,45 @@ def test_a_folder_becomes_ternary(
         assert {(info.planes, info.low_rank) for info in infos.values()} == {(planes, rank)}
         changed = model["encoder.layer.0.attention.self.query.bias"]
         assert np.any(np.asarray(changed) != 0)  # they are zero before
+
+
+def test_distillation_goes_on_from_a_ternary_model(folders: Folders, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    convert(plan_of(folders("bert"), "calibrated"), first)
+    further = replace(FEW, start=str(first), steps=1, learning_rate=1e-9)
+    convert(plan_conversion(folders("bert"), Settings("distilled", 1, calibration=further)), second)
+    with ternfmt.open(first) as before, ternfmt.open(second) as after:
+        started, ended = before[QUERY].unpack(), after[QUERY].unpack()
+        assert after.document.ancillary["encoder"]["start"] == "first"
+    exact = quantize(load_file(folders("bert") / "model.safetensors")[QUERY]).unpack()
+    assert (started == ended).all()
+    assert (exact != ended).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--planes", "2"], "expected 2 planes without groups to start from, got 1 planes, group size None"),
+        (["--ratio", "5"], "--ratio chooses planes anew"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused_before_anything_is_made(
+    folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    start, made = tmp_path / "start", tmp_path / "made"
+    convert(plan_conversion(folders("bert"), Settings("exact")), start)
+    arguments = ["convert", str(folders("bert")), str(made), "--method", "distilled", "--start", str(start)]
+    assert main([*arguments, *options]) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("texts-*"))
+
+
+def test_a_start_that_is_not_there_is_refused(
+    folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["convert", str(folders("bert")), str(tmp_path / "made"), "--method", "distilled"]
+    assert main([*arguments, "--start", str(tmp_path / "none")]) == 1
+    assert "none" in capsys.readouterr().err
 
 
 def test_the_dial_asks_the_model(folders: Folders, tmp_path: Path) -> None:

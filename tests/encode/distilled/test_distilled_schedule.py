@@ -58,7 +58,6 @@ def test_rates_are_shares_and_the_last_part_never_rises(group, steps, warmup, de
         ({"low_rank": -1}, "low_rank"),
         ({"decay_shape": "step"}, "decay_shape: expected linear or cosine, got step"),
         ({"train_dense": "some"}, "train_dense"),
-        ({"start": "best"}, "start: expected exact or calibrated, got best"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong, message):

@@ -157,7 +157,7 @@ def test_a_start_is_gone_on_from(tmp_path):
 
 
 def test_a_start_that_is_missing_is_refused(tmp_path):
-    with pytest.raises(SettingsError, match="'calibrated' needs the solution of that method"):
+    with pytest.raises(SettingsError, match="'calibrated' needs tensors to start from"):
         run(tmp_path, replace(SETTINGS, start="calibrated"))
 
 
