@@ -1,10 +1,16 @@
-"""A ternary model that distillation goes on from: one that another run has made, with more steps to come."""
+"""A ternary model that distillation goes on from: for more steps, or with more planes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from ...limits import PLANES_MAX
+from ...pack import pack
 from ...reader import Model, open_model
+from ...tensor import Plane, TernaryTensor
 from ..plan import Plan
 from .settings import SettingsError
 
@@ -17,22 +23,32 @@ def open_start(path: Path, plan: Plan) -> Model:
         plan: what is trained.
 
     Raises:
-        SettingsError: a layer is not ternary there, has another number of planes, or groups; or planes are not known
-            before the dial is turned.
+        SettingsError: a layer is not ternary there, has more planes, or groups.
         FormatError: it is no ternary model.
         OSError: it cannot be read.
     """
-    if plan.dial is not None:
-        raise SettingsError(f"--ratio chooses planes anew, which those of --start {path} would not fit")
     part = path / (plan.checkpoint.component or "")
     model = open_model(part if part.is_dir() else path)
     for name, layer in plan.layers.items():
         entry = model.document.entries.get(name)
-        if entry is None or entry.planes != layer.planes or entry.group_size is not None:
+        most = layer.planes if plan.dial is None else PLANES_MAX
+        if entry is None or entry.planes > most or entry.group_size is not None:
             found = "none" if entry is None else f"{entry.planes} planes, group size {entry.group_size}"
             model.close()
             raise SettingsError(
-                f"{path}: {name!r}: expected {layer.planes} planes without groups to start from, got {found}; "
+                f"{path}: {name!r}: expected at most {most} planes without groups to start from, got {found}; "
                 f"give the options that it was made with, or another --start"
             )
     return model
+
+
+def add_planes(tensor: TernaryTensor, planes: int) -> TernaryTensor:
+    """Append planes whose codes are zeros, so that nothing changes; each has a third of the scale before it.
+
+    A third is where the levels of two planes lie at equal distances.
+    """
+    made = list(tensor.planes)
+    while len(made) < planes:
+        codes = pack(np.zeros((tensor.n, tensor.k), np.int8))
+        made.append(Plane(codes, made[-1].scale / made[-1].scale.dtype.type(3)))
+    return replace(tensor, planes=tuple(made))

@@ -19,6 +19,7 @@ from .frozen import FrozenLinear
 from .latent import LatentLinear, start_latent
 from .layer import TORCH_DTYPES
 from .settings import DistilledSettings, SettingsError
+from .start import add_planes
 
 if TYPE_CHECKING:
     from ..data.model import LoadedModel
@@ -79,7 +80,7 @@ def make_student(
         start: ternary tensors, and perhaps dense ones, to start from.
 
     Raises:
-        SettingsError: a tensor of the start has another shape, or another number of planes.
+        SettingsError: a tensor of the start has another shape, more planes, or groups.
     """
     made: dict[str, Layer] = {}
     memo: dict[int, Any] = {}
@@ -103,11 +104,12 @@ def make_layer(
     if not bool(weight.isfinite().all()):
         raise SettingsError(f"{name!r}: a weight is NaN or Inf; check the checkpoint")
     tensor = start if isinstance(start, TernaryTensor) else data_free(weight, layer, name)
-    if tensor.shape != tuple(weight.shape) or len(tensor.planes) != layer.planes or tensor.group_size is not None:
+    if tensor.shape != tuple(weight.shape) or len(tensor.planes) > layer.planes or tensor.group_size is not None:
         raise SettingsError(
-            f"{name!r}: expected {layer.planes} planes of {list(weight.shape)} without groups to start from, got "
-            f"{len(tensor.planes)} of {list(tensor.shape)} with group size {tensor.group_size}"
+            f"{name!r}: expected at most {layer.planes} planes of {list(weight.shape)} without groups to start from, "
+            f"got {len(tensor.planes)} of {list(tensor.shape)} with group size {tensor.group_size}"
         )
+    tensor = add_planes(tensor, layer.planes)
     low_rank = _start_low_rank(weight.float(), tensor, settings) if settings.low_rank else None
     bias = None if linear.bias is None else linear.bias.detach()
     if settings.train_codes:

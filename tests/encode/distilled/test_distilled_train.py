@@ -17,6 +17,7 @@ from ternfmt.encode.distilled.log import duration
 from ternfmt.encode.distilled.losses import NotFiniteError
 from ternfmt.encode.distilled.settings import DistilledSettings, SettingsError
 from ternfmt.encode.distilled.solve import distill
+from ternfmt.encode.distilled.start import add_planes
 from ternfmt.encode.distilled.student import make_student, put_in
 from ternfmt.encode.distilled.train import Trainer, train
 from ternfmt.encode.quantize import quantize
@@ -161,10 +162,29 @@ def test_a_start_that_is_missing_is_refused(tmp_path):
         run(tmp_path, replace(SETTINGS, start="calibrated"))
 
 
-def test_a_start_of_other_planes_is_refused(tmp_path):
-    _, first = run(tmp_path / "first")
-    with pytest.raises(SettingsError, match=r"'blocks\.0\.up\.weight': expected 2 planes of \[24, 16\]"):
-        run(tmp_path / "second", replace(SETTINGS, start="calibrated"), planes=2, start=first)
+def test_planes_that_a_start_lacks_are_added(tmp_path):
+    model, first = run(tmp_path / "first")
+    settings = replace(SETTINGS, start="calibrated", muon_lr=1e-9, adam_lr=1e-9, steps=1)
+    _, second = run(tmp_path / "second", settings, planes=2, start=first)
+    for name in model.linears:
+        np.testing.assert_array_equal(second[name].unpack(0), first[name].unpack())
+        assert not second[name].unpack(1).any()
+    _, trained = run(tmp_path / "third", replace(SETTINGS, start="calibrated"), planes=2, start=first)
+    assert error_of(model, trained) < error_of(model, first)
+
+
+@pytest.mark.parametrize("planes", [1, 2, 4])
+def test_added_planes_change_nothing(planes):
+    tensor = quantize(np.random.default_rng(0).normal(size=(5, 37)).astype(np.float32))
+    added = add_planes(tensor, planes)
+    assert len(added.planes) == planes
+    np.testing.assert_array_equal(added.dequantize(), tensor.dequantize())
+
+
+def test_a_start_of_more_planes_is_refused(tmp_path):
+    _, first = run(tmp_path / "first", planes=2)
+    with pytest.raises(SettingsError, match=r"'blocks\.0\.up\.weight': expected at most 1 planes of \[24, 16\]"):
+        run(tmp_path / "second", replace(SETTINGS, start="calibrated"), start=first)
 
 
 def test_another_runs_checkpoint_is_refused(tmp_path):
