@@ -75,14 +75,31 @@ class TernaryLayer(nn.Module):
         return TernaryTensor((codes.shape[1], codes.shape[2]), planes, low_rank=low_rank)
 
 
+DROPPED_BITS = {"F64": 0, "F32": 0, "BF16": 16, "F16": 13}
+"""Bits of an F32 number's significand that are not stored."""
+
+
 def round_scale(scale: Tensor, dtype: str | None) -> Tensor:
-    """Round F32 scales to what is stored, as F32; the gradient passes as if nothing had been rounded."""
+    """Round F32 scales to what is stored, as F32; the gradient passes as if nothing had been rounded.
+
+    By arithmetic on bits, because compilers leave out casts to a narrower type and back: then the nearest codes in
+    training are not those in the file, and many latent weights end next to a threshold.
+    """
     with torch.no_grad():
-        rounded = scale.to(TORCH_DTYPES[dtype or "F16"]).to(scale.dtype)
+        rounded = _round_bits(scale, DROPPED_BITS[dtype or "F16"])
         if dtype is None:
             rounded = torch.where(((scale >= F16_MIN) & (scale <= F16_MAX)).all(), rounded, scale)
         change = rounded - scale
     return scale + change
+
+
+def _round_bits(value: Tensor, dropped: int) -> Tensor:
+    """Round positive normal F32 numbers to the nearest with so many last bits of 0, on a tie to the even one."""
+    if not dropped:
+        return value
+    bits = value.view(torch.int32)
+    bits = bits + ((1 << (dropped - 1)) - 1) + (bits >> dropped & 1)
+    return (bits & -(1 << dropped)).view(torch.float32)
 
 
 def parameter(value: Tensor) -> nn.Parameter:

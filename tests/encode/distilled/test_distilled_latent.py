@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import nn
 from ternfmt.encode.distilled import reference
 from ternfmt.encode.distilled.frozen import FrozenLinear, unpack
 from ternfmt.encode.distilled.latent import LatentLinear, codes_of, start_latent
-from ternfmt.encode.distilled.layer import round_scale
+from ternfmt.encode.distilled.layer import TORCH_DTYPES, round_scale
 from ternfmt.encode.quantize import quantize
 from ternfmt.encode.scales import store_scales
 from ternfmt.tensor import TernaryTensor
@@ -99,6 +101,16 @@ def test_scales_round_as_everywhere(values, dtype):
     numpy_dtype = {None: np.float16, "F32": np.float32, "BF16": "bfloat16"}[dtype]
     expected = store_scales(np.array(values), np.dtype(numpy_dtype)).astype(np.float32)
     assert round_scale(torch.tensor(values), dtype).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compilers_do_not_leave_the_rounding_out(dtype):
+    logs = torch.linspace(-6, 0, 1000)
+    compiled = torch.compile(lambda values: round_scale(values.exp(), dtype) * 3)
+    stored = logs.exp().to(TORCH_DTYPES[dtype]).float()
+    torch.testing.assert_close(compiled(logs), stored * 3, rtol=0, atol=0)
 
 
 def test_scales_that_f16_cannot_hold_are_f32():
