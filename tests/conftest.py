@@ -19,6 +19,10 @@ settings.register_profile(
 )
 settings.load_profile("ci")
 
+# One worker of pytest-xdist a core, and one thread of PyTorch a worker, which reads this when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # `make sanitize`: these modules, not the installed ones.
 for variable, name in (("TERNFMT_TEST_NATIVE", "ternfmt._native"), ("TERNFMT_TEST_CPU", "ternfmt_kernels._cpu")):
     if path := os.environ.get(variable):

@@ -1,10 +1,20 @@
 /* Few rows of x, AVX2. 32 bytes of codes are 128 codes: those in bits 2p and 2p + 1 of the bytes, p = 0 .. 3, are 32
  * that meet activations 4i + p. So each 128 activations are laid out once as four planes of 32, and the bytes need no
  * shuffling. Floats: eight words of four bytes are sixteen planes of eight, activations 16i + q.
+ *
+ * A GROUP of rows of the weight takes turns at a part of their columns, so that x, which for many columns is larger
+ * than the first level of the cache, comes into it once a group. The next group is prefetched meanwhile: the processor
+ * does not foresee short pieces of several rows. One or two rows of x are short, and rows of the weight are read whole.
  */
-#include "avx2.h"
+#include "avx2_dot.h"
 
-#define RUN 8 /* steps; their sums fit an int16: 4 * RUN * (2 * 3 * 127) < 2^15 */
+enum {
+    GROUP = 8,
+    A8_ROWS = 8,  /* of x that have their sums in registers */
+    A16_ROWS = 4,
+    A8_PART = 8,  /* steps of 32 bytes that are a part: sums fit an int16, 4 * A8_PART * (2 * 3 * 127) < 2^15 */
+    A16_PART = 4,
+};
 
 /* Eight floats that are integers, as int8, natural order: 128 of them to four registers. */
 INLINE __m256i bytes_of(const float *x) {
@@ -56,108 +66,175 @@ INLINE __m128 sums_of_floats(const __m256 v[4]) {
     return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
 }
 
-/* XOR 10 makes every code t + 2, an unsigned 1, 2 or 3, what vpmaddubsw takes beside signed activations. Its sums of
- * two, at most 762, are added in int16 for RUN steps, and then in int32. */
-INLINE void step_a8(__m256i codes, const __m256i *x, size_t stride, size_t rows, __m256i sums[][2]) {
-    const __m256i mask = _mm256_set1_epi8(3);
+/* A value that the compiler must have there and then: GCC 12 reorders the additions of a whole loop and spills sums. */
+#define PINNED(value) __asm__("" : "+x"(value))
+
+/* XOR 10 makes every code t + 2, an unsigned 1, 2 or 3, what vpmaddubsw takes beside signed activations. One register
+ * of codes serves all rows of x. For one or two of them, shifts are a good part of the work: there the odd planes are
+ * shifted by two bits too few, and their sums are kept apart, four times too large. */
+INLINE void step_a8(__m256i codes, const char *x, size_t stride, size_t rows, __m256i sums[][2]) {
+    const bool apart = rows <= 2;
     codes = _mm256_xor_si256(codes, _mm256_set1_epi8((char)0xAA));
 #pragma GCC unroll 4
     for (int p = 0; p < 4; p++) {
-        __m256i t = _mm256_and_si256(p ? _mm256_srli_epi16(codes, 2 * p) : codes, mask);
-#pragma GCC unroll 2
+        const bool fourfold = apart && p % 2;
+        const int shift = 2 * (p - fourfold);
+        __m256i t = shift ? _mm256_srli_epi16(codes, shift) : codes;
+        t = _mm256_and_si256(t, _mm256_set1_epi8(fourfold ? 12 : 3));
+#pragma GCC unroll 8
         for (size_t r = 0; r < rows; r++) {
-            __m256i product = _mm256_maddubs_epi16(t, *(const __m256i *)((const char *)(x + p) + r * stride));
-            sums[r][p % 2] = _mm256_add_epi16(sums[r][p % 2], product);
+            sums[r][fourfold] = add_products(sums[r][fourfold], t, load(x + r * stride + 32 * p));
+            PINNED(sums[r][fourfold]);
         }
     }
 }
 
-/* One row of the weight: lanes whose sums are those of each row of x. */
-INLINE void row_a8(const uint8_t *codes, size_t bytes, const char *x, size_t stride, size_t rows, __m256i *sums) {
-#pragma GCC unroll 2
-    for (size_t r = 0; r < rows; r++)
-        sums[r] = _mm256_setzero_si256();
-    for (size_t i = 0; i < bytes; i += RUN * 32) {
-        __m256i narrow[2][2];
-#pragma GCC unroll 2
-        for (size_t r = 0; r < rows; r++)
-            narrow[r][0] = narrow[r][1] = _mm256_setzero_si256();
-        if (bytes - i >= RUN * 32) /* without a branch that the processor could guess wrong */
+/* A part of one row of the weight, added to lanes[r] for each row of x. Fourfold sums fit an int16 for half of it,
+ * 2 * PART / 2 * (2 * 12 * 127) < 2^15, and are then divided. */
+INLINE void part_a8(const uint8_t *codes, size_t bytes, size_t ahead, const char *x, size_t stride, size_t rows,
+                    __m256i lanes[][GROUP]) {
+    const size_t run = 32 * (rows <= 2 ? A8_PART / 2 : A8_PART);
+    __m256i sums[A8_ROWS][2];
 #pragma GCC unroll 8
-            for (size_t j = i; j < i + RUN * 32; j += 32)
-                step_a8(load(codes + j), (const void *)(x + 4 * j), stride, rows, narrow);
+    for (size_t r = 0; r < rows; r++)
+        sums[r][0] = sums[r][1] = _mm256_setzero_si256();
+    for (size_t i = 0; i < bytes; i += run) {
+        if (bytes - i >= run)
+#pragma GCC unroll 8
+            for (size_t j = i; j < i + run; j += 32) {
+                if ((j - i) % 64 == 0)
+                    _mm_prefetch((const char *)codes + ahead + j, _MM_HINT_T0);
+                step_a8(load(codes + j), x + 4 * j, stride, rows, sums);
+            }
         else
             for (size_t j = i; j < bytes; j += 32)
-                step_a8(load_part(codes + j, bytes - j), (const void *)(x + 4 * j), stride, rows, narrow);
+                step_a8(load_part(codes + j, bytes - j), x + 4 * j, stride, rows, sums);
 #pragma GCC unroll 2
-        for (size_t r = 0; r < rows; r++) {
-            __m256i sum = _mm256_add_epi16(narrow[r][0], narrow[r][1]);
-            sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+        for (size_t r = 0; r < rows && rows <= 2; r++) {
+            sums[r][0] = add_sums(sums[r][0], a_quarter(sums[r][1]));
+            sums[r][1] = _mm256_setzero_si256();
         }
+    }
+#pragma GCC unroll 8
+    for (size_t r = 0; r < rows; r++)
+        lanes[r][0] = _mm256_add_epi32(lanes[r][0], wide_sums(sums[r][0]));
+}
+
+/* A group of `count` rows of the weight; past the last, that row again. */
+INLINE void group_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const char *x, size_t stride,
+                     size_t rows, int32_t *sums, size_t sums_stride) {
+    const size_t part = 32 * A8_PART, ahead = GROUP * row_bytes;
+    __m256i lanes[A8_ROWS][GROUP];
+    memset(lanes, 0, rows * sizeof *lanes);
+    for (size_t column = 0; column < bytes; column += rows <= 2 ? bytes : part)
+        for (size_t j = 0; j < GROUP; j++) {
+            const uint8_t *row = codes + smaller(j, count - 1) * row_bytes;
+            for (size_t i = column; i < (rows <= 2 ? bytes : smaller(column + part, bytes)); i += part)
+                part_a8(row + i, smaller(part, bytes - i), ahead, x + 4 * i, stride, rows, (void *)&lanes[0][j]);
+        }
+    for (size_t r = 0; r < rows; r++) {
+        __m128i eight[2] = {sums_of_lanes(lanes[r]), sums_of_lanes(lanes[r] + 4)};
+        memcpy(sums + r * sums_stride, eight, smaller(GROUP, count) * sizeof *sums);
     }
 }
 
 /* Bits 2q and 2q + 1 of a word, shifted to its top, are the sign and the highest bit of the exponent of a float: 0,
- * +2.0 or -2.0. Four sums a row of x, so that additions do not wait for each other. */
-INLINE void row_a16(const uint8_t *codes, size_t bytes, const char *x, size_t stride, size_t rows, __m256 *sums) {
+ * +2.0 or -2.0. Two rows of the weight share what is loaded of x. There are eight sums, or six, so that additions do
+ * not wait for each other: `chains` for each pair of rows. */
+INLINE void step_a16(__m256i even, __m256i odd, const char *x, size_t stride, size_t rows, size_t chains,
+                     __m256 sums[][2][4]) {
     const __m256i mask = _mm256_set1_epi32((int)0xC0000000);
-    __m256 s[FEW_MAX][4];
-#pragma GCC unroll 4
-    for (size_t r = 0; r < rows; r++)
-        s[r][0] = s[r][1] = s[r][2] = s[r][3] = _mm256_setzero_ps();
-    for (size_t i = 0; i < bytes; i += 32, x += 512) {
-        __m256i word = load_part(codes + i, bytes - i);
 #pragma GCC unroll 16
-        for (int q = 0; q < 16; q++) {
-            __m256 t = _mm256_castsi256_ps(_mm256_and_si256(q < 15 ? _mm256_slli_epi32(word, 30 - 2 * q) : word, mask));
+    for (int q = 0; q < 16; q++) {
+        __m256 t = _mm256_castsi256_ps(_mm256_and_si256(_mm256_slli_epi32(even, 30 - 2 * q), mask));
+        __m256 u = _mm256_castsi256_ps(_mm256_and_si256(_mm256_slli_epi32(odd, 30 - 2 * q), mask));
 #pragma GCC unroll 4
-            for (size_t r = 0; r < rows; r++)
-                s[r][q % 4] = _mm256_fmadd_ps(t, _mm256_load_ps((const float *)(x + r * stride) + 8 * q), s[r][q % 4]);
+        for (size_t r = 0; r < rows; r++) {
+            __m256 values = _mm256_load_ps((const float *)(x + r * stride) + 8 * q);
+            __m256 *of_even = &sums[r][0][q % chains], *of_odd = &sums[r][1][q % chains];
+            *of_even = _mm256_fmadd_ps(t, values, *of_even);
+            *of_odd = _mm256_fmadd_ps(u, values, *of_odd);
+            PINNED(*of_even);
+            PINNED(*of_odd);
         }
     }
-#pragma GCC unroll 4
-    for (size_t r = 0; r < rows; r++)
-        sums[r] = _mm256_add_ps(_mm256_add_ps(s[r][0], s[r][1]), _mm256_add_ps(s[r][2], s[r][3]));
 }
 
-/* Rows of the weight in fours, so that lanes are added up for four at a time; ROWS is what the compiler unrolls. */
-#define STREAM(NAME, ROW, SUMS, SUMS_OF, STORE, TYPE, ROWS)                                                            \
-    static void NAME(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const void *prepared,         \
-                     size_t stride, TYPE *sums) {                                                                      \
-        for (size_t i = 0; i < count; i += 4) {                                                                        \
-            SUMS lanes[ROWS][4];                                                                                       \
-            for (size_t j = 0; j < 4; j++) { /* past the last row, that row again */                                   \
-                SUMS row[ROWS];                                                                                        \
-                ROW(codes + smaller(i + j, count - 1) * row_bytes, bytes, prepared, stride, ROWS, row);                \
-                for (size_t r = 0; r < ROWS; r++)                                                                      \
-                    lanes[r][j] = row[r];                                                                              \
-            }                                                                                                          \
-            for (size_t r = 0; r < ROWS; r++) {                                                                        \
-                TYPE four[4];                                                                                          \
-                STORE((void *)four, SUMS_OF(lanes[r]));                                                                \
-                memcpy(sums + r * count + i, four, smaller(4, count - i) * sizeof *four);                              \
-            }                                                                                                          \
-        }                                                                                                              \
+/* Some steps of two rows of the weight, added to lanes[r][0] and lanes[r][1]. */
+INLINE void part_a16(const uint8_t *even, const uint8_t *odd, size_t bytes, size_t ahead, const char *x, size_t stride,
+                     size_t rows, __m256 lanes[][GROUP]) {
+    const size_t chains = rows == 1 ? 4 : rows == 2 ? 2 : 1;
+    __m256 sums[A16_ROWS][2][4];
+#pragma GCC unroll 4
+    for (size_t r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (size_t c = 0; c < chains; c++)
+            sums[r][0][c] = sums[r][1][c] = _mm256_setzero_ps();
+    for (size_t i = 0; i < bytes; i += 32, x += 512) {
+        _mm_prefetch((const char *)even + ahead + i, _MM_HINT_T0);
+        _mm_prefetch((const char *)odd + ahead + i, _MM_HINT_T0);
+        step_a16(load_part(even + i, bytes - i), load_part(odd + i, bytes - i), x, stride, rows, chains, sums);
     }
+#pragma GCC unroll 4
+    for (size_t r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++)
+#pragma GCC unroll 4
+            for (size_t c = 0; c < chains; c++)
+                lanes[r][j] = _mm256_add_ps(lanes[r][j], sums[r][j][c]);
+}
 
-STREAM(stream_a8_1, row_a8, __m256i, sums_of_lanes, _mm_storeu_si128, int32_t, 1)
-STREAM(stream_a8_2, row_a8, __m256i, sums_of_lanes, _mm_storeu_si128, int32_t, 2)
-STREAM(stream_a16_1, row_a16, __m256, sums_of_floats, _mm_storeu_ps, float, 1)
-STREAM(stream_a16_2, row_a16, __m256, sums_of_floats, _mm_storeu_ps, float, 2)
-STREAM(stream_a16_3, row_a16, __m256, sums_of_floats, _mm_storeu_ps, float, 3)
-STREAM(stream_a16_4, row_a16, __m256, sums_of_floats, _mm_storeu_ps, float, 4)
+INLINE void group_a16(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const char *x, size_t stride,
+                      size_t rows, float *sums, size_t sums_stride) {
+    const size_t part = rows <= 2 ? bytes : 32 * A16_PART, ahead = GROUP * row_bytes;
+    __m256 lanes[A16_ROWS][GROUP];
+    memset(lanes, 0, rows * sizeof *lanes);
+    for (size_t i = 0; i < bytes; i += part)
+        for (size_t j = 0; j < GROUP; j += 2) {
+            const uint8_t *even = codes + smaller(j, count - 1) * row_bytes + i;
+            const uint8_t *odd = codes + smaller(j + 1, count - 1) * row_bytes + i;
+            part_a16(even, odd, smaller(part, bytes - i), ahead, x + 16 * i, stride, rows, (void *)&lanes[0][j]);
+        }
+    for (size_t r = 0; r < rows; r++) {
+        __m128 eight[2] = {sums_of_floats(lanes[r]), sums_of_floats(lanes[r] + 4)};
+        memcpy(sums + r * sums_stride, eight, smaller(GROUP, count) * sizeof *sums);
+    }
+}
+
+/* For each group of rows of the weight, the rows of x in parts of about the same size; the compiler unrolls each. */
+#define CASE(GROUP_OF, ROWS)                                                                                           \
+    case ROWS: GROUP_OF(codes, row_bytes, count - i, bytes, x, stride, ROWS, to, count); break;
 
 void avx2_stream_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const void *prepared,
                     size_t stride, size_t rows, void *sums) {
-    (rows == 1 ? stream_a8_1 : stream_a8_2)(codes, row_bytes, count, bytes, prepared, stride, sums);
+    for (size_t i = 0; i < count; i += GROUP, codes += GROUP * row_bytes)
+        for (size_t parts = ceil_div(rows, A8_ROWS), done = 0, part; parts; parts--, done += part) {
+            const char *x = (const char *)prepared + done * stride;
+            int32_t *to = (int32_t *)sums + done * count + i;
+            switch (part = ceil_div(rows - done, parts)) {
+                CASE(group_a8, 1)
+                CASE(group_a8, 2)
+                CASE(group_a8, 3)
+                CASE(group_a8, 4)
+                CASE(group_a8, 5)
+                CASE(group_a8, 6)
+                CASE(group_a8, 7)
+                CASE(group_a8, 8)
+            }
+        }
 }
 
 void avx2_stream_a16(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const void *prepared,
                      size_t stride, size_t rows, void *sums) {
-    switch (rows) {
-    case 1: stream_a16_1(codes, row_bytes, count, bytes, prepared, stride, sums); break;
-    case 2: stream_a16_2(codes, row_bytes, count, bytes, prepared, stride, sums); break;
-    case 3: stream_a16_3(codes, row_bytes, count, bytes, prepared, stride, sums); break;
-    default: stream_a16_4(codes, row_bytes, count, bytes, prepared, stride, sums);
-    }
+    for (size_t i = 0; i < count; i += GROUP, codes += GROUP * row_bytes)
+        for (size_t parts = ceil_div(rows, A16_ROWS), done = 0, part; parts; parts--, done += part) {
+            const char *x = (const char *)prepared + done * stride;
+            float *to = (float *)sums + done * count + i;
+            switch (part = ceil_div(rows - done, parts)) {
+                CASE(group_a16, 1)
+                CASE(group_a16, 2)
+                CASE(group_a16, 3)
+                CASE(group_a16, 4)
+            }
+        }
 }

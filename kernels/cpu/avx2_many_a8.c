@@ -4,7 +4,7 @@
  * registers of codes, one of activations and one product in the 16 registers. On Zen 3, on registers alone, 1.65 such
  * pairs a cycle were the most; two would fill the vector ports.
  */
-#include "avx2.h"
+#include "avx2_dot.h"
 
 enum { X_ROWS = 6, STEP_BYTES = 4 * AVX2_ROWS };
 
@@ -34,13 +34,14 @@ void avx2_unpack_a8(const uint8_t *codes, size_t row_bytes, size_t rows, size_t 
 }
 
 /* Sums of one row of x and 16 of the weight. GCC 12 reorders the additions of a whole loop and spills the sums; and
- * both products before both sums are 5% faster than one after the other. Sanitizers see the plain version. */
+ * both products before both sums are 5% faster than one after the other. Sanitizers see the plain version,
+ * and AVX-VNNI has one instruction for both, which it keeps in place. */
 INLINE void step(const char *x, __m256i low, __m256i high, __m256i sums[2]) {
-#ifdef __SANITIZE_ADDRESS__
+#if defined __SANITIZE_ADDRESS__ || defined TERNFMT_VNNI
     int32_t four;
     memcpy(&four, x, 4);
-    sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(low, _mm256_set1_epi32(four)));
-    sums[1] = _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(high, _mm256_set1_epi32(four)));
+    sums[0] = add_products(sums[0], low, _mm256_set1_epi32(four));
+    sums[1] = add_products(sums[1], high, _mm256_set1_epi32(four));
 #else
     __m256i activations, product;
     __asm__("vpbroadcastd %[x], %[activations]\n\t"
@@ -69,13 +70,12 @@ INLINE void run(const char *panel, const char *x, size_t stride, size_t rows, si
                 step(at + r * stride + 32 * p, low, high, s[r]);
         }
     }
-    const __m256i ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 6
     for (size_t r = 0; r < rows; r++)
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
             int32_t *to = sums + r * AVX2_ROWS + 8 * half;
-            store(to, _mm256_add_epi32(load(to), _mm256_madd_epi16(s[r][half], ones)));
+            store(to, _mm256_add_epi32(load(to), wide_sums(s[r][half])));
         }
 }
 

@@ -1,9 +1,23 @@
 /* Loops over rows of floats, AVX2: those of rows.h, with instructions for float16. */
-#include "avx2.h"
+#include "avx2_dot.h"
 #include "rows.h"
 
-static bool has_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#ifndef TERNFMT_VNNI
+#define NAME "avx2"
+#define DOT_FEATURES ""
+#define HAS_DOT true
+#else
+#define NAME "avxvnni"
+#define DOT_FEATURES " avxvnni"
+#ifndef TERNFMT_EMULATE
+#define HAS_DOT __builtin_cpu_supports("avxvnni")
+#else
+#define HAS_DOT true
+#endif
+#endif
+
+static bool supported(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") && HAS_DOT;
 }
 
 static void widen(const void *values, Dtype dtype, ptrdiff_t stride, size_t count, float *to) {
@@ -23,9 +37,9 @@ static void narrow(const float *values, size_t count, Dtype dtype, void *to) {
 }
 
 const Kernels avx2_kernels = {
-    .name = "avx2",
-    .features = "avx2 fma f16c",
-    .supported = has_avx2,
+    .name = NAME,
+    .features = "avx2 fma f16c" DOT_FEATURES,
+    .supported = supported,
     .words_multiple = 8,
     .widen = widen,
     .narrow = narrow,
@@ -34,9 +48,9 @@ const Kernels avx2_kernels = {
     .scale_float = scale_float_row,
     .finish = finish_row,
     .add_low_rank = add_low_rank_row,
-    .stream_a8 = {.most = 2, .word_bytes = 16, .offset = 2, .prepare = avx2_planes_of_bytes,
+    .stream_a8 = {.most = 16, .word_bytes = 16, .offset = 2, .prepare = avx2_planes_of_bytes,
                   .multiply = avx2_stream_a8},
-    .stream_a16 = {.most = 4, .word_bytes = 64, .factor = 0.5f, .prepare = avx2_planes_of_floats,
+    .stream_a16 = {.most = 8, .word_bytes = 64, .factor = 0.5f, .prepare = avx2_planes_of_floats,
                    .multiply = avx2_stream_a16},
     .tiles_a8 = {.rows = AVX2_ROWS, .words = AVX2_A8_WORDS, .block = 192,
                  .panel_bytes = AVX2_A8_WORDS * AVX2_ROWS * WORD_CODES, .word_bytes = 16, .offset = 1,

@@ -28,7 +28,7 @@
 #define WORD_BYTES 4
 #define K_LIMIT (1 << 24)    /* of SPEC: below it 127 * k, and with it every sum of a8, fits an int32 */
 #define RANK_LIMIT (1 << 20) /* keeps sizes of scratch memory far from overflow; no model comes near */
-#define FEW_MAX 4            /* rows of x that a kernel of the first regime may say it can take at once */
+#define FEW_MAX 16           /* rows of x that a kernel of the first regime may say it can take at once */
 #define TILE_MAX 64          /* rows of a weight's tile */
 #define ALIGNMENT 64         /* of scratch memory */
 
@@ -142,7 +142,8 @@ typedef struct {
     Dtype out_dtype;
 } Product;
 
-extern const Kernels scalar_kernels;
+/* Of these a build has scalar_kernels and those that sets.c lists. */
+extern const Kernels scalar_kernels, avx2_kernels, avxvnni_kernels, avx512_kernels, neon_kernels;
 
 /* sets.c: all that this build has, and all that this machine can run, fastest first; NULL-terminated. */
 const Kernels *const *kernels_built(void);

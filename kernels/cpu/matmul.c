@@ -9,8 +9,19 @@
 
 /* Codes that a task of the first regime reads, about: long enough to be worth claiming, short enough to share out. */
 #define FEW_BYTES ((size_t)1 << 16)
+/* Kernels of the first regime take rows of the weight in groups of so many, or of a number that divides it. */
+#define FEW_UNIT 16
 /* Rows of the weight of a task of the second regime: their sums fit the second level of the cache beside x. */
 #define MANY_OUTPUTS 64
+
+/* Less than this is done before another thread is awake: multiply-accumulates, and activations to prepare. */
+#define THREAD_PRODUCTS (1 << 21)
+#define THREAD_VALUES (1 << 15)
+
+/* Threads, of which each gets at least `least` of the work. */
+static int worth_waking(int threads, double work, double least) {
+    return work >= least * threads ? threads : work < 2 * least ? 1 : (int)(work / least);
+}
 
 static const char *row_of(const Matrix *x, size_t row) {
     return (const char *)x->data + (ptrdiff_t)row * x->row_stride * (ptrdiff_t)dtype_bytes(x->dtype);
@@ -88,8 +99,8 @@ void end_rows(const Plan *plan, const float *sums, size_t width, size_t first, s
 /* Rows of the weight of a task: as few as it takes for every thread to get several. */
 static size_t outputs_of(const Plan *plan, size_t threads) {
     const Weight *weight = &plan->product->weight;
-    size_t unit = plan->stream ? 1 : plan->tiles->rows;
-    size_t most = plan->stream ? FEW_BYTES / weight->row_bytes + 1 : round_up(MANY_OUTPUTS, unit);
+    size_t unit = plan->stream ? FEW_UNIT : plan->tiles->rows;
+    size_t most = round_up(plan->stream ? FEW_BYTES / weight->row_bytes + 1 : MANY_OUTPUTS, unit);
     return smaller(most, round_up(ceil_div(weight->n, 4 * threads), unit));
 }
 
@@ -134,8 +145,10 @@ bool multiply(const Product *product) {
         return false;
     for (; plan.first < m; plan.first += plan.rows) {
         plan.rows = smaller(plan.rows, m - plan.first);
-        pool_run(product->threads, plan.rows, prepare_task, &plan);
-        pool_run(product->threads, ceil_div(weight->n, plan.outputs), few ? few_task : many_task, &plan);
+        const double values = (double)plan.rows * (double)weight->k, products = values * (double)weight->n;
+        pool_run(worth_waking(product->threads, values, THREAD_VALUES), plan.rows, prepare_task, &plan);
+        pool_run(worth_waking(product->threads, products * weight->planes, THREAD_PRODUCTS),
+                 ceil_div(weight->n, plan.outputs), few ? few_task : many_task, &plan);
     }
     free(memory);
     return true;

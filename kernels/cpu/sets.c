@@ -1,13 +1,18 @@
 /* The instruction sets, fastest first, and which of them this machine can run. */
 #include "contract.h"
 
-#ifdef TERNFMT_AVX2
-#include "avx2.h"
-#endif
-
 static const Kernels *const built[] = {
+#ifdef TERNFMT_AVX512
+    &avx512_kernels,
+#endif
+#ifdef TERNFMT_AVXVNNI
+    &avxvnni_kernels,
+#endif
 #ifdef TERNFMT_AVX2
     &avx2_kernels,
+#endif
+#ifdef TERNFMT_NEON
+    &neon_kernels,
 #endif
     &scalar_kernels,
     NULL,

@@ -150,6 +150,7 @@ def check(
     out_dtype: torch.dtype,
     *,
     transposed: bool = False,
+    int8: bool = False,
 ) -> Call:
     """Check the arguments against the table above.
 
@@ -186,6 +187,7 @@ def check(
         k=k,
         planes=len(codes),
         group_size=group_size,
+        int8=int8,
     )
 
 

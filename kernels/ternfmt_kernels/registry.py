@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
+from functools import cache
 
 from .contract import Backend, Call, KernelError
 from .cpu_backend.backend import CPU
@@ -33,13 +35,24 @@ def backends() -> list[Status]:
 def select(call: Call) -> Backend:
     """The first backend that serves ``call``; with TERNFMT_KERNEL set, that one or none.
 
+    Warns, once, where a product falls to the reference because there is no native code.
+
     Raises:
         KernelError: TERNFMT_KERNEL cannot be honoured; names the reason and what is available.
     """
     forced = os.environ.get(OVERRIDE)
     if forced:
         return _forced(forced, call)
-    return next(b for b in BACKENDS if _reason(b, call) is None)
+    backend = next(b for b in BACKENDS if _reason(b, call) is None)
+    if backend is TORCH and call.device.type == "cpu" and (reason := CPU.unavailable()) is not None:
+        _warn_of_reference(reason)
+    return backend
+
+
+@cache
+def _warn_of_reference(reason: str) -> None:
+    text = "ternary layers on the CPU run on the reference backend, which is many times slower than ternfmt's kernels"
+    warnings.warn(f"{text}: {reason}", RuntimeWarning, stacklevel=2)
 
 
 def _forced(name: str, call: Call) -> Backend:

@@ -59,7 +59,7 @@ class _Slot:
     tensor: Tensor
 
 
-def load_into(model: nn.Module, path: str | Path, *, strict: bool = True) -> LoadReport:
+def load_into(model: nn.Module, path: str | Path, *, strict: bool = True, mapped: bool = False) -> LoadReport:
     """Load a ternfmt file into a model, which may be on the meta device.
 
     Each nn.Linear whose weight is ternary in the file becomes a `TernaryLinear`; no dense weight is
@@ -73,12 +73,16 @@ def load_into(model: nn.Module, path: str | Path, *, strict: bool = True) -> Loa
         path: a file, an index JSON or a folder.
         strict: refuse missing and unexpected tensors, and non-persistent buffers on the meta
             device. Otherwise the former are reported and the latter left.
+        mapped: codes, scales and factors that stay on the CPU, and dense tensors of the dtype that the
+            model has on the meta device, are not copied but remain in the file, mapped: pages come into
+            memory as they are used, and the system may drop them again. What is written to such a tensor
+            stays in memory. The file must stay as it is for as long as the model is used.
 
     Raises:
         LoadError: a tensor's shape, dtype or module does not fit or, if strict, names differ.
         FormatError: the file is not valid ternfmt; if bad codes or scales, the model is half loaded.
     """
-    with ternfmt.open(path) as file:
+    with ternfmt.open(path, private=mapped) as file:
         held = places(model)
         slots = _slots(model)
         aliases = _aliases(slots)
@@ -97,7 +101,7 @@ def load_into(model: nn.Module, path: str | Path, *, strict: bool = True) -> Loa
             value = file[info.name]
             if isinstance(value, TernaryTensor):
                 slot = slots[info.name]
-                _place_ternary(_checked_copy(value, info, slot.tensor.device), slot.module, held)
+                _place_ternary(_checked(value, info, slot.tensor.device, mapped), slot.module, held)
             else:
                 _place_dense(to_tensor(value), [slots[alias] for alias in aliases[info.name]])
     return LoadReport(
@@ -180,15 +184,16 @@ def _lost_buffers(model: nn.Module) -> Iterator[str]:
                 )
 
 
-def _checked_copy(tensor: TernaryTensor, info: TensorInfo, device: torch.device) -> TernaryTensor:
-    """A copy in memory for ``device``, its codes and scales checked: the file may change, the copy won't."""
-    planes = tuple(Plane(host_copy(p.codes, device), host_copy(p.scale, device)) for p in tensor.planes)
-    low_rank = tensor.low_rank
-    if low_rank is not None:
-        low_rank = LowRank(host_copy(low_rank.down, device), host_copy(low_rank.up, device))
-    copy = replace(tensor, planes=planes, low_rank=low_rank)
-    check_ternary(copy, f"{info.file}: {info.name!r}")
-    return copy
+def _checked(tensor: TernaryTensor, info: TensorInfo, device: torch.device, mapped: bool) -> TernaryTensor:
+    """What ``device`` gets, codes and scales checked: a copy, as the file may change, or the mapped file itself."""
+    if not mapped or device.type not in ("cpu", "meta"):
+        planes = tuple(Plane(host_copy(p.codes, device), host_copy(p.scale, device)) for p in tensor.planes)
+        low_rank = tensor.low_rank
+        if low_rank is not None:
+            low_rank = LowRank(host_copy(low_rank.down, device), host_copy(low_rank.up, device))
+        tensor = replace(tensor, planes=planes, low_rank=low_rank)
+    check_ternary(tensor, f"{info.file}: {info.name!r}")
+    return tensor
 
 
 def _place_ternary(tensor: TernaryTensor, module: nn.Module, held: Places) -> None:

@@ -117,6 +117,27 @@ def test_the_loaded_model_owns_its_memory(path: Path, tensors) -> None:
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+def test_mapped_tensors_stay_in_the_file_and_the_file_stays_as_it_is(path: Path, tensors) -> None:
+    ternfmt.save(path, tensors)
+    held = path.read_bytes()
+    copied, net = meta_net(), meta_net()
+    load_into(copied, path)
+    load_into(net, path, mapped=True)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, copied.state_dict()[name])
+    x = torch.randn(5, K)
+    assert torch.equal(net(x), copied(x))
+
+    areas = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
+    spans = [tuple(int(end, 16) for end in line.split()[0].split("-")) for line in areas]
+    mapped = [n for n, v in net.state_dict().items() if any(a <= v.data_ptr() < b for a, b in spans)]
+    assert set(mapped) == set(net.state_dict())
+    with torch.no_grad():
+        net.first.weight_scale.zero_()
+        net.last.weight.fill_(1)
+    assert path.read_bytes() == held
+
+
 def test_a_folder_of_shards(tmp_path: Path, tensors) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
@@ -243,7 +264,8 @@ def test_a_shared_module_under_two_names(path: Path, make_tensor) -> None:
         ([[0b01]], [np.nan], Kind.SCALE),
     ],
 )
-def test_codes_and_scales_are_checked(path: Path, codes, scale, kind: Kind) -> None:
+@pytest.mark.parametrize("mapped", [False, True])
+def test_codes_and_scales_are_checked(path: Path, codes, scale, kind: Kind, mapped: bool) -> None:
     good = TernaryTensor((1, 3), (Plane(np.array([[1]], np.uint8), np.array([1.0], np.float32)),))
     ternfmt.save(path, {"0.weight": good})
     raw = path.read_bytes()
@@ -255,7 +277,7 @@ def test_codes_and_scales_are_checked(path: Path, codes, scale, kind: Kind) -> N
     path.write_bytes(raw[: -len(data)] + data)
     model = nn.Sequential(nn.Linear(3, 1, bias=False, device="meta"))
     with pytest.raises(FormatError) as error:
-        load_into(model, path)
+        load_into(model, path, mapped=mapped)
     assert error.value.kind is kind
     assert "0.weight" in error.value.location
 

@@ -1,17 +1,18 @@
-"""Times our CPU kernels, PyTorch's and the machine's limits in one run, in turns, so that all see the same machine.
+"""Times our CPU kernels, all peers and the machine's limits in one process, in turns, so that all see the same machine.
 
 Weights are cold, as in a model that is larger than the caches: products take turns among copies that together are
-larger. What is compared are medians of the same turns.
+larger. Ratios are medians over turns of the two times of a turn, so what disturbs both does not show.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,17 +23,35 @@ from torch import Tensor
 
 from ..cpu_backend import isa
 from . import gate
-from .contenders import Product, Weight, forced, random_weight
-from .cpu_peers import PEERS, Peer
+from .contenders import Product, forced, random_weight
+from .cpu_peers import Copies, Peer, activations
 
 SHAPES = {"A": (3072, 3072), "B": (12288, 3072), "C": (3072, 12288), "D": (21504, 3072), "E": (3072, 15360)}
 """(N, K) of FLUX.1's linears, by the letters of the tables."""
 
-ROWS = (1, 8, 64, 512, 4608)
+ROWS = {"A": (1, 8, 64, 512, 4608), "B": (1, 8, 64, 512), "C": (1, 8, 512), "D": (1, 8, 512), "E": (1, 8, 512)}
+"""M that a whole run times."""
+
+OURS = ("a8", "a16")
+
+LIMITS = ("read", "int8", "float")
+"""Of the machine: bytes, and multiply-accumulates of the best instructions, a second."""
+
 COLD_BYTES = 160 << 20
 COPIES_MAX = 80
-FEWEST = 5
-PROBE_SECONDS = 1e-3
+WARM_ROWS = 512
+"""From so many rows on, the time for reading the weight is lost in that for multiplying: two copies will do."""
+
+TURNS_FEWEST, TURNS_MOST = 3, 60
+BURST_SECONDS = 2e-3
+"""A turn is at least so long: it repeats short products."""
+
+PROBE_SECONDS = 1e-2
+SETTLE_SECONDS = 8e-3
+"""After a product on several threads, OpenMP's wait for the next in a loop for about this long."""
+
+LONGEST_SECONDS = 7.0
+"""A product that would take longer is left out."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +59,16 @@ class Plan:
     """What to time.
 
     Attributes:
-        shapes: letters of `SHAPES`.
-        rows: M.
+        rows: M, for each letter of `SHAPES` that is timed.
+        peers: ours and others.
         threads: T.
-        seconds: for each product of a cell; at least `FEWEST` turns are taken.
-        only: names of peers beside ours, None for all.
+        seconds: for each product of a cell; at least `TURNS_FEWEST` turns are taken.
     """
 
-    shapes: Sequence[str] = tuple(SHAPES)
-    rows: Sequence[int] = ROWS
+    rows: Mapping[str, Sequence[int]]
+    peers: Sequence[Peer]
     threads: Sequence[int] = (1, 2)
-    seconds: float = 0.5
-    only: Sequence[str] | None = None
-
-    @property
-    def peers(self) -> list[Peer]:
-        """Ours, and those asked for."""
-        return [p for p in PEERS if p.ours or self.only is None or p.name in self.only]
+    seconds: float = 0.4
 
 
 @dataclass(frozen=True)
@@ -64,10 +76,9 @@ class Cell:
     """One shape, M and T.
 
     Attributes:
-        seconds: of each peer, and of each limit for one unit of it: the median of the turns.
-        best: the shortest of them.
-        turns: how many.
-        limits: multiply-accumulates or bytes a second: "int8", "float" and "read".
+        times: of each peer and limit, seconds a product or unit, a turn each; a peer that takes long has fewer.
+        units: multiply-accumulates or bytes that are one unit of each limit.
+        left_out: peers that would have taken too long, with the seconds expected.
     """
 
     shape: str
@@ -75,23 +86,56 @@ class Cell:
     k: int
     m: int
     threads: int
-    turns: int
-    seconds: dict[str, float]
-    best: dict[str, float]
-    limits: dict[str, float]
+    times: dict[str, list[float]]
+    units: dict[str, float]
+    left_out: dict[str, float]
 
-    def rate(self, peer: str) -> float:
-        """Multiply-accumulates a second."""
-        return self.m * self.n * self.k / self.seconds[peer]
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of a product."""
+        return self.m * self.n * self.k
 
-    def of_limit(self, peer: str, limit: str) -> float:
-        """What part of the limit our mode reaches."""
-        done = self.n * self.k / 4 if limit == "read" else self.m * self.n * self.k
-        return done / self.seconds[peer] / self.limits[limit]
+    def rate(self, name: str) -> float:
+        """Multiply-accumulates (of the limit "read": bytes) a second, the median."""
+        return self.units.get(name, self.macs) / statistics.median(self.times[name])
+
+    def of_limit(self, ours: str, limit: str) -> float:
+        """What part of the limit our mode reaches, in the same turns."""
+        done = self.n * self.k / 4 if limit == "read" else self.macs
+        return done / self.units[limit] * _paired(self.times[limit], self.times[ours])
 
     def against(self, ours: str, peer: str) -> float | None:
-        """How many times faster than the peer, None where it did not run."""
-        return self.seconds[peer] / self.seconds[ours] if peer in self.seconds else None
+        """How many times faster than the peer, in the same turns; None where it did not run."""
+        return _paired(self.times[peer], self.times[ours]) if peer in self.times else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: rates and ratios, four digits, in place of every time."""
+        ours = [name for name in OURS if name in self.times]
+        peers = [name for name in self.times if name not in LIMITS]
+        faster = {mode: {peer: _digits(self.against(mode, peer) or 0) for peer in peers} for mode in ours}
+        limits = {mode: {limit: _digits(self.of_limit(mode, limit)) for limit in LIMITS} for mode in ours}
+        return {
+            "shape": self.shape,
+            "n": self.n,
+            "k": self.k,
+            "m": self.m,
+            "threads": self.threads,
+            "turns": {name: len(times) for name, times in self.times.items()},
+            "median seconds": {name: _digits(statistics.median(times)) for name, times in self.times.items()},
+            "shortest seconds": {name: _digits(min(times)) for name, times in self.times.items()},
+            "rates": {name: _digits(self.rate(name)) for name in self.times},
+            "times faster than": faster,
+            "part of limit": limits,
+            "left out, seconds expected": {name: _digits(seconds) for name, seconds in self.left_out.items()},
+        }
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _paired(a: list[float], b: list[float]) -> float:
+    return statistics.median(x / y for x, y in zip(a, b, strict=False))
 
 
 @dataclass
@@ -100,11 +144,15 @@ class Results:
 
     Attributes:
         machine: what it ran on.
+        peers: what each is, by name; those that ran.
+        missing: why others did not.
         verdicts: of the gate; nothing is timed where one failed.
         cells: the times.
     """
 
     machine: dict[str, Any]
+    peers: dict[str, str]
+    missing: dict[str, str]
     verdicts: list[gate.Verdict] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
 
@@ -116,16 +164,19 @@ class Results:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         failed = [asdict(v) for v in self.verdicts if not v.passed]
-        summary = {"cases": len(self.verdicts), "failed": failed}
-        return {"machine": self.machine, "gate": summary, "cells": [asdict(c) for c in self.cells]}
+        return {
+            "machine": self.machine,
+            "peers": self.peers,
+            "missing": self.missing,
+            "gate": {"cases": len(self.verdicts), "failed": failed},
+            "cells": [c.as_dict() for c in self.cells],
+        }
 
 
 def machine() -> dict[str, Any]:
     """What the numbers depend on."""
-    name = next(
-        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        platform.processor(),
-    )
+    lines = _lines("/proc/cpuinfo")
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return {
         "processor": name,
         "cores": os.cpu_count(),
@@ -142,102 +193,85 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def run(plan: Plan, tick: Callable[[str], None]) -> Results:
-    """Check, then time every cell; ``tick`` is told of each before it begins."""
-    results = Results(machine())
+def run(plan: Plan, tick: Callable[[str], None], keep: Callable[[Results], None] = lambda _: None) -> Results:
+    """Check, then time every cell; ``tick`` is told of each before it begins, ``keep`` of the results so far."""
+    reasons = {peer: peer.unavailable() for peer in plan.peers}
+    results = Results(
+        machine(),
+        {peer.name: peer.what for peer, reason in reasons.items() if reason is None},
+        {peer.name: reason for peer, reason in reasons.items() if reason is not None},
+    )
     before = torch.get_num_threads()
-    with forced("cpu"):
+    with forced("cpu"), torch.inference_mode():
         tick("correctness")
         torch.set_num_threads(max(plan.threads))
         results.verdicts = gate.run(list(gate.cases(small=False)), torch.device("cpu"), lambda: None)
         try:
-            for letter in plan.shapes if results.passed else ():
-                results.cells += _shape(plan, letter, tick)
+            for letter in plan.rows if results.passed else ():
+                _shape(plan, letter, [peer for peer in plan.peers if reasons[peer] is None], results, tick)
+                keep(results)
         finally:
             torch.set_num_threads(before)
     return results
 
 
-def _shape(plan: Plan, letter: str, tick: Callable[[str], None]) -> list[Cell]:
+def _shape(plan: Plan, letter: str, peers: list[Peer], results: Results, tick: Callable[[str], None]) -> None:
     n, k = SHAPES[letter]
-    cells = []
-    products = {peer: _copies(peer, n, k) for peer in plan.peers}
+    tick(f"{letter} {n}x{k}")
+    weight = random_weight(n, k, torch.device("cpu"), seed=0)
+    products = {
+        peer: peer.copies(weight, min(COPIES_MAX, math.ceil(COLD_BYTES / (n * k * peer.weight_bits / 8))))
+        for peer in peers
+    }
     memory = bytearray(COLD_BYTES)
-    for m, threads in itertools.product(plan.rows, plan.threads):
-        tick(f"{letter} {n}x{k}, M={m}, T={threads}")
+    for threads in plan.threads:
         torch.set_num_threads(threads)
-        cells.append(_cell(letter, n, k, m, threads, products, memory, plan.seconds))
-    return cells
+        rates: dict[str, float] = {}  # multiply-accumulates a second with fewer rows
+        for m in plan.rows[letter]:
+            tick(f"{letter} {n}x{k}, M={m}, T={threads}")
+            expected = {peer.name: m * n * k / rates[peer.name] for peer in peers if peer.name in rates}
+            long = {name: seconds for name, seconds in expected.items() if seconds > LONGEST_SECONDS}
+            left_out = {name: seconds for name, seconds in long.items() if name not in OURS}
+            chosen = {peer: copies for peer, copies in products.items() if peer.name not in left_out}
+            with ThreadPoolExecutor(threads) as executor:
+                runs = _runs(chosen, m, k)
+                units = _limits(runs, threads, memory, executor)
+                times = _turns(runs, plan.seconds, SETTLE_SECONDS if threads > 1 else 0)
+            cell = Cell(letter, n, k, m, threads, times, units, left_out)
+            rates |= {peer.name: cell.rate(peer.name) for peer in chosen}
+            results.cells.append(cell)
 
 
-def _copies(peer: Peer, n: int, k: int) -> list[Product]:
-    """As many as it takes for the weights not to stay in the caches."""
-    count = min(COPIES_MAX, -(-COLD_BYTES // (n * k * peer.weight_bits // 8)))
-    weights: list[Weight] = [random_weight(n, k, torch.device("cpu"), seed) for seed in range(count)]
-    products = [peer.prepare(weight) for weight in weights]
-    return [p for p in products if p is not None]
+def _runs(products: dict[Peer, Copies], m: int, k: int) -> dict[str, Callable[[], object]]:
+    x = torch.randn(m, k)
+    return {
+        peer.name: _rotating(copies[:2] if m >= WARM_ROWS else copies, activations(peer, x))
+        for peer, copies in products.items()
+    }
 
 
-def _cell(
-    letter: str,
-    n: int,
-    k: int,
-    m: int,
-    threads: int,
-    products: dict[Peer, list[Product]],
-    memory: bytearray,
-    seconds: float,
-) -> Cell:
-    x = {dtype: torch.randn(m, k).to(dtype) for dtype in {peer.x_dtype for peer in products}}
-    runs: dict[str, Callable[[], Any]] = {}
-    for peer, copies in products.items():
-        if copies:
-            runs[peer.name] = _rotating(copies, x[peer.x_dtype])
-    with ThreadPoolExecutor(threads) as executor:
-        units = _limits(runs, threads, memory, executor)
-        times = _turns(runs, seconds)
-    return Cell(
-        shape=letter,
-        n=n,
-        k=k,
-        m=m,
-        threads=threads,
-        turns=len(times["a8"]),
-        seconds={name: statistics.median(t) for name, t in times.items()},
-        best={name: min(t) for name, t in times.items()},
-        limits={name: unit / statistics.median(times[name]) for name, unit in units.items()},
-    )
-
-
-def _rotating(copies: list[Product], x: Tensor) -> Callable[[], Any]:
+def _rotating(copies: list[Product], x: Tensor) -> Callable[[], object]:
     turn = itertools.cycle(copies)
     return lambda: next(turn)(x)
 
 
 def _limits(
-    runs: dict[str, Callable[[], Any]], threads: int, memory: bytearray, executor: ThreadPoolExecutor
+    runs: dict[str, Callable[[], object]], threads: int, memory: bytearray, executor: ThreadPoolExecutor
 ) -> dict[str, float]:
     """Add the machine's limits to ``runs``, on so many threads; returns what one run of each does."""
     module, name = isa.module(), isa.selected()
-
-    def everywhere(work: Callable[[int], object]) -> Callable[[], object]:
-        return lambda: list(executor.map(work, range(threads)))
-
     units = {}
     for kind in ("int8", "float"):
         steps = 1000
         while (taken := _time(lambda kind=kind, steps=steps: module.probe(name, kind, steps))) < PROBE_SECONDS:  # type: ignore[misc]
             steps = int(steps * max(2, min(100, PROBE_SECONDS / max(taken, 1e-6))))
         units[kind] = threads * module.probe(name, kind, steps)
-        runs[kind] = everywhere(lambda _, kind=kind, steps=steps: module.probe(name, kind, steps))  # type: ignore[misc]
-    view, part = memoryview(memory), len(memory) // threads // 2
-    halves = itertools.cycle((0, 1))  # each read finds the other half in the cache, if anything
-
-    def read(half: int) -> object:
-        return list(executor.map(lambda i: module.read(name, view[(2 * i + half) * part :][:part]), range(threads)))
-
-    runs["read"] = lambda: read(next(halves))
-    units["read"] = threads * part
+        probes = [(name, kind, steps)] * threads
+        runs[kind] = lambda probes=probes: list(executor.map(module.probe, *zip(*probes, strict=True)))  # type: ignore[misc]
+    view, part = memoryview(memory), len(memory) // threads
+    parts = [view[i * part :][:part] for i in range(threads)]
+    runs["read"] = lambda: list(executor.map(module.read, [name] * threads, parts))
+    units["read"] = float(threads * part)
     return units
 
 
@@ -247,12 +281,30 @@ def _time(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _turns(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """Times of all, in turns: one warm-up, at least `FEWEST`, then until the time is up."""
-    once = sum(_time(run) for run in runs.values())
+def _once(run: Callable[[], object]) -> float:
+    """After a warm-up, unless that took long."""
+    first = _time(run)
+    return first if first > 1 else min(_time(run), _time(run))
+
+
+def _turns(runs: dict[str, Callable[[], object]], seconds: float, settle: float) -> dict[str, list[float]]:
+    """Times of all, in turns, of which those that take long have fewer: the first ones.
+
+    In a turn each waits for the others' threads to sleep, runs once to wake its own, and then as often as it takes.
+    """
+    once = {name: _once(run) for name, run in runs.items()}
+    repeats = {name: max(1, round(BURST_SECONDS / taken)) for name, taken in once.items()}
+    left = {
+        name: max(TURNS_FEWEST, min(TURNS_MOST, int(seconds / (taken * (repeats[name] + 1) + settle))))
+        for name, taken in once.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in runs}
-    turns = max(FEWEST, min(1000, int(seconds * len(runs) / once)))
-    for _ in range(turns):
+    for turn in range(max(left.values())):
         for name, run in runs.items():
-            times[name].append(_time(run))
+            if turn >= left[name]:
+                continue
+            time.sleep(settle)
+            if once[name] < BURST_SECONDS:
+                run()
+            times[name].append(_time(lambda run=run, name=name: [run() for _ in range(repeats[name])]) / repeats[name])  # type: ignore[misc]
     return times

@@ -1,4 +1,4 @@
-"""What multiplies by a ternary weight on the processor: our two modes, and what PyTorch has."""
+"""What multiplies by a ternary weight on the processor: our two modes, what PyTorch has, and others where installed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..linear import linear
+from . import ggml_peer, litespark_peer
 from .contenders import Product, Weight
+
+Copies = list[Product]
+"""The same product with a weight in so many places, so that none stays in the caches."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One way to multiply.
+    """One way to multiply. It runs on ``torch.get_num_threads()`` threads.
 
     Attributes:
         name: as in the tables.
@@ -26,64 +31,123 @@ class Peer:
         ours: it reads the packed bytes.
         x_dtype: of the activations that it is given.
         weight_bits: that it reads for each weight.
-        prepare: makes the product from a weight; None where this build of torch cannot.
+        copies: makes that many products of a weight.
+        unavailable: why it cannot run here, or None.
     """
 
     name: str
     what: str
     ours: bool
     x_dtype: torch.dtype
-    weight_bits: int
-    prepare: Callable[[Weight], Product | None]
+    weight_bits: float
+    copies: Callable[[Weight, int], Copies]
+    unavailable: Callable[[], str | None] = lambda: None
 
 
-def _packed(weight: Weight, *, int8: bool) -> Product:
-    codes, scales, k = [weight.codes], [weight.scale], weight.k
-    return lambda x: linear(x, codes, scales, k, None, None, None, None, int8)
+def _packed(weight: Weight, count: int, *, int8: bool) -> Copies:
+    return [_one_packed(weight.codes.clone(), weight.scale, weight.k, int8) for _ in range(count)]
 
 
-def _dense(weight: Weight, *, dtype: torch.dtype) -> Product:
+def _one_packed(codes: Tensor, scale: Tensor, k: int, int8: bool) -> Product:
+    return lambda x: linear(x, [codes], [scale], k, None, None, None, None, int8)
+
+
+def _dense(weight: Weight, count: int, *, dtype: torch.dtype) -> Copies:
     dense = weight.dense(dtype)
-    return lambda x: F.linear(x, dense)
+    return [partial(F.linear, weight=dense.clone()) for _ in range(count)]
 
 
-def _dynamic(weight: Weight) -> Product | None:
-    """Activations are quantised per tensor, to 7 or 8 bits: less exact than ours, and less work."""
+def _dynamic(weight: Weight, count: int) -> Copies:
+    layers = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated, and still the fastest
-        try:
+        quantised = torch._make_per_channel_quantized_tensor(
+            weight.ternary(), weight.scale.double(), torch.zeros(weight.n, dtype=torch.long), 0
+        )
+        for _ in range(count):
             layer: Any = getattr(torch.ao.nn.quantized.dynamic, "Linear")(weight.k, weight.n, bias_=False)  # noqa: B009
-            scale = weight.scale.float()
-            quantised = torch._make_per_channel_quantized_tensor(
-                weight.ternary(), scale.double(), torch.zeros(weight.n, dtype=torch.long), 0
-            )
             layer.set_weight_bias(quantised, None)
-        except (AttributeError, RuntimeError):
-            return None
-    product: Product = layer.forward
-    return product
+            layers.append(layer.forward)
+    return layers
 
 
-def _int_mm(weight: Weight) -> Product | None:
-    ternary, scale = weight.ternary().t(), weight.scale.float()
+def _int_mm(weight: Weight, count: int) -> Copies:
+    ternary, scale = weight.ternary(), weight.scale.float()
+    return [partial(_int_mm_product, ternary=ternary.clone().t(), scale=scale) for _ in range(count)]
 
-    def product(x: Tensor) -> Tensor:
-        per_token = x.abs().amax(1, keepdim=True).float().clamp_(min=1e-12).div_(127)
-        quantised = (x / per_token).round_().to(torch.int8)
-        return (torch._int_mm(quantised, ternary) * per_token * scale).to(x.dtype)
 
+def _int_mm_product(x: Tensor, *, ternary: Tensor, scale: Tensor) -> Tensor:
+    per_token = x.abs().amax(1, keepdim=True).float().clamp_(min=1e-12).div_(127)
+    quantised = (x / per_token).round_().to(torch.int8)
+    return (torch._int_mm(quantised, ternary) * per_token * scale).to(x.dtype)
+
+
+X_STEP, X_ZERO = 1 / 32, 128
+"""One step and the zero of activations that qlinear gets as uint8."""
+
+
+def _qlinear(weight: Weight, count: int) -> Copies:
+    ternary, scale, zeros = weight.ternary(), weight.scale.float(), torch.zeros(weight.n, dtype=torch.int32)
+    packed = [torch.ops.onednn.qlinear_prepack(ternary, None) for _ in range(count)]
+    return [partial(_qlinear_product, packed=p, scale=scale, zeros=zeros) for p in packed]
+
+
+def _qlinear_product(x: Tensor, *, packed: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
+    # On processors without VNNI oneDNN's signed activations are up to ten times slower.
+    return torch.ops.onednn.qlinear_pointwise(
+        x, X_STEP, X_ZERO, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+
+
+def activations(peer: Peer, x: Tensor) -> Tensor:
+    """``x`` as the peer takes it."""
+    if peer.x_dtype == torch.uint8:
+        return (x / X_STEP).round_().add_(X_ZERO).clamp_(0, 255).to(torch.uint8)
+    return x.to(peer.x_dtype)
+
+
+def _works(make: Callable[[Weight, int], Copies], x_dtype: torch.dtype) -> str | None:
+    """Why this build of torch cannot, or None."""
+    weight = Weight(torch.zeros(32, 8, dtype=torch.uint8), torch.ones(32, dtype=torch.float16), None, 32)
     try:
-        product(torch.ones(1, weight.k))
-    except RuntimeError:
-        return None
-    return product
+        make(weight, 1)[0](torch.ones(1, 32, dtype=x_dtype))
+    except (AttributeError, RuntimeError) as error:
+        return str(error).partition("\n")[0]
+    return None
 
 
-PEERS: tuple[Peer, ...] = (
-    Peer("a8", "ours, activations int8 per token", True, torch.bfloat16, 2, partial(_packed, int8=True)),
-    Peer("a16", "ours, activations as they are", True, torch.bfloat16, 2, partial(_packed, int8=False)),
-    Peer("bf16", "torch linear, dense", False, torch.bfloat16, 16, partial(_dense, dtype=torch.bfloat16)),
-    Peer("fp32", "torch linear, dense", False, torch.float32, 32, partial(_dense, dtype=torch.float32)),
-    Peer("dynamic int8", "torch's quantised dynamic Linear, per tensor", False, torch.float32, 8, _dynamic),
-    Peer("_int_mm", "torch._int_mm, activations int8 per token", False, torch.float32, 8, _int_mm),
-)
+def _torch_peer(name: str, what: str, x_dtype: torch.dtype, make: Callable[[Weight, int], Copies]) -> Peer:
+    return Peer(name, what, False, x_dtype, 8, make, partial(_works, make, x_dtype))
+
+
+def peers(ggml: Path | None = None) -> list[Peer]:
+    """Ours first.
+
+    Args:
+        ggml: the folder of libggml-base and libggml-cpu, if there is one.
+    """
+    bf16, f32 = torch.bfloat16, torch.float32
+    found = [
+        Peer("a8", "ours, activations int8 per token", True, bf16, 2, partial(_packed, int8=True)),
+        Peer("a16", "ours, activations as they are", True, bf16, 2, partial(_packed, int8=False)),
+        Peer("bf16", "torch linear, dense", False, bf16, 16, partial(_dense, dtype=bf16)),
+        Peer("fp32", "torch linear, dense", False, f32, 32, partial(_dense, dtype=f32)),
+        _torch_peer("dynamic int8", "torch's quantised dynamic Linear; activations 8 bits a tensor", f32, _dynamic),
+        _torch_peer("_int_mm", "torch._int_mm, activations int8 per token", f32, _int_mm),
+        _torch_peer("qlinear", "oneDNN's int8 linear; its activations are uint8 already", torch.uint8, _qlinear),
+    ]
+    for kind in ggml_peer.KINDS:
+        found.append(
+            Peer(
+                kind.name,
+                kind.what,
+                False,
+                f32,
+                kind.bits,
+                partial(ggml_peer.copies, ggml, kind),
+                partial(ggml_peer.unavailable, ggml),
+            )
+        )
+    what = "litespark-inference, activations int8 per token, one scale a tensor, 64 rows at a time"
+    found.append(Peer("litespark", what, False, f32, 2, litespark_peer.copies, litespark_peer.unavailable))
+    return found

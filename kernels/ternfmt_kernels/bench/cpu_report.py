@@ -1,66 +1,161 @@
-"""Tables of a CPU benchmark, for a terminal and as Markdown."""
+"""Tables of a CPU benchmark, for a terminal and as Markdown, and its roofline."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from .cpu import Cell, Results
-from .cpu_peers import PEERS
+from .cpu import COLD_BYTES, OURS, Cell, Results
+from .cpu_goals import GOALS, VNNI
 
-_OTHERS = [peer.name for peer in PEERS if not peer.ours]
+_PARTS = (("a8", "read"), ("a8", "int8"), ("a16", "read"), ("a16", "float"))
+_LIMIT_NAMES = {"read": "read", "int8": "int8", "float": "FMA"}
 
 
-def header() -> list[str]:
+def _others(results: Results) -> list[str]:
+    return [name for name in results.peers if name not in OURS]
+
+
+def header(results: Results) -> list[str]:
     """Columns of the table."""
-    ours = [f"{mode} GMAC/s" for mode in ("a8", "a16")]
-    limits = ["a8 / read", "a8 / int8", "a16 / read", "a16 / FMA"]
-    return ["T", "shape", "M", *ours, *limits, *(f"a8 / {o}" for o in _OTHERS), *(f"a16 / {o}" for o in _OTHERS)]
+    parts = [f"{mode} / {_LIMIT_NAMES[limit]}" for mode, limit in _PARTS]
+    against = [f"{mode} / {other}" for mode in OURS for other in _others(results)]
+    return ["T", "shape", "M", *(f"{mode} GMAC/s" for mode in OURS), *parts, *against]
 
 
-def row(cell: Cell) -> list[str]:
+def row(cell: Cell, results: Results) -> list[str]:
     """One cell, in the columns of `header`."""
-    parts = [("a8", "read"), ("a8", "int8"), ("a16", "read"), ("a16", "float")]
-    against = [cell.against(mode, other) for mode in ("a8", "a16") for other in _OTHERS]
+    against = [cell.against(mode, other) for mode in OURS for other in _others(results)]
     return [
         str(cell.threads),
         cell.shape,
         str(cell.m),
-        *(f"{cell.rate(mode) / 1e9:.1f}" for mode in ("a8", "a16")),
-        *(f"{cell.of_limit(mode, limit):.2f}" for mode, limit in parts),
-        *("" if a is None else f"{a:.2f}" for a in against),
+        *(f"{cell.rate(mode) / 1e9:.1f}" for mode in OURS),
+        *(f"{cell.of_limit(mode, limit):.2f}" for mode, limit in _PARTS),
+        *("" if a is None else f"{a:.2f}" if a < 20 else f"{a:.0f}" for a in against),
     ]
 
 
-def markdown(results: Results, command: str) -> str:
-    """RESULTS-cpu.md."""
-    return "\n".join(_lines(results, command)) + "\n"
+def markdown(results: Results, command: str, plot: str | None) -> str:
+    """RESULTS-cpu.md; ``plot`` is the file name of the roofline, None without."""
+    return "\n".join(_lines(results, command, plot)) + "\n"
 
 
-def _lines(results: Results, command: str) -> Iterator[str]:
+def _lines(results: Results, command: str, plot: str | None) -> Iterator[str]:
     machine = results.machine
     yield "# CPU kernels, measured"
     yield ""
-    yield f"`{command}` on {machine['processor']}, {machine['cores']} cores, {machine['instruction set']}, torch"
-    yield f"{machine['torch']}, load {machine['load']} before the run. {len(results.verdicts)} checks against float64"
-    yield "passed first."
+    yield f"`{command}` on {machine['processor']}, {machine['cores']} cores, instruction set"
+    yield f"`{machine['instruction set']}`, torch {machine['torch']}, load {machine['load']} before the run."
+    yield f"{len(results.verdicts)} checks against float64 passed first."
     yield ""
-    yield "`a8`: activations int8 per token. `a16`: activations as they are. Times are medians of the same turns,"
-    yield "weights cold. `a / b`: how many times faster a is than b; for limits, the part of it that is reached: of the"
-    yield "bytes a second that one pass over memory reads, of the multiply-accumulates that the inner loop's code"
-    yield "alone do on registers."
+    yield "All in one process, in turns; a product on its own weights in turn, of which there are enough not to stay in"
+    yield f"the caches ({COLD_BYTES >> 20} MB and more). GMAC/s are medians; ratios are medians of those of each turn."
+    yield "`/ b`: how many times faster than b; for limits, the part of it that is reached: of the bytes a second that"
+    yield "one pass over memory reads, of the multiply-accumulates that the instructions of the inner loop alone do on"
+    yield "registers. Quantising activations is part of ours."
     yield ""
-    for name, what in ((peer.name, peer.what) for peer in PEERS):
+    for name, what in results.peers.items():
         yield f"- {name}: {what}"
+    for name, reason in results.missing.items():
+        yield f"- not here: {name}: {reason}"
+    if plot is not None:
+        yield ""
+        yield f"![Multiply-accumulates a second over M, and the machine's limits]({plot})"
     for threads in dict.fromkeys(cell.threads for cell in results.cells):
-        cells = [cell for cell in results.cells if cell.threads == threads]
-        limits = {name: max(cell.limits[name] for cell in cells) / 1e9 for name in ("read", "int8", "float")}
-        yield ""
-        yield (
-            f"## T={threads}: read {limits['read']:.1f} GB/s, int8 {limits['int8']:.0f} GMAC/s, "
-            f"FMA {limits['float']:.0f} GMAC/s"
-        )
-        yield ""
-        yield "| " + " | ".join(header()[1:]) + " |"
-        yield "|" + "---|" * (len(header()) - 1)
+        yield from _table(results, threads)
+    yield from _goals(results)
+
+
+def _table(results: Results, threads: int) -> Iterator[str]:
+    cells = [cell for cell in results.cells if cell.threads == threads]
+    limits = {name: sorted(cell.rate(name) / 1e9 for cell in cells)[len(cells) // 2] for name in _LIMIT_NAMES}
+    yield ""
+    yield (
+        f"## T={threads}: read {limits['read']:.1f} GB/s, int8 {limits['int8']:.0f} GMAC/s, "
+        f"FMA {limits['float']:.0f} GMAC/s"
+    )
+    yield ""
+    for mode in OURS:
+        columns = [i for i, name in enumerate(header(results)) if name in ("shape", "M") or name.startswith(f"{mode} ")]
+        yield "| " + " | ".join(header(results)[i].removeprefix(f"{mode} ") for i in columns) + " |"
+        yield "|" + "---|" * len(columns)
         for cell in cells:
-            yield "| " + " | ".join(row(cell)[1:]) + " |"
+            texts = row(cell, results)
+            yield "| " + " | ".join(texts[i] for i in columns) + " |"
+        yield ""
+        yield f"{mode}, T={threads}."
+        yield ""
+    left_out = [(cell, name, seconds) for cell in cells for name, seconds in cell.left_out.items()]
+    if left_out:
+        texts = [f"{name} {cell.shape} M={cell.m} ({seconds:.0f} s)" for cell, name, seconds in left_out]
+        yield f"Left out, for the time that one product would have taken: {', '.join(texts)}."
+
+
+def _goals(results: Results) -> Iterator[str]:
+    """Which goals are reached, which are not, which cannot be shown."""
+    vnni = results.machine["instruction set"] in VNNI
+    rows, unseen = [], []
+    for goal in GOALS:
+        found = goal.reached(results.cells)
+        if not found:
+            unseen.append(f"{goal} (not timed in this run)")
+            continue
+        if goal.against[0] == "int8" and not vnni:
+            unseen.append(f"{goal} (set for VNNI, which this machine lacks; here it is of its own int8 peak)")
+        found.sort(key=lambda pair: pair[1])
+        worst, best = found[0], found[-1]
+        missed = [cell.shape + f" M={cell.m}" * (len(goal.rows) > 1) for cell, value in found if value < goal.factor]
+        why = f": {goal.binds}" if results.machine["instruction set"] == "avx2" else ""
+        verdict = f"missed at {', '.join(missed)}{why}" if missed else "reached"
+        rows.append(f"| {goal} | {worst[1]:.2f} ({worst[0].shape}) | {best[1]:.2f} ({best[0].shape}) | {verdict} |")
+    yield ""
+    yield "## Goals, one thread"
+    yield ""
+    yield "| goal | worst | best | |"
+    yield "|---|---|---|---|"
+    yield from rows
+    if unseen:
+        yield ""
+        yield "What this machine or run cannot show:"
+        yield ""
+        yield from (f"- {line}" for line in unseen)
+
+
+def plot(results: Results, path: Path) -> str | None:
+    """Draw the rooflines, a panel for each T; why not, where it cannot."""
+    try:
+        import matplotlib
+    except ImportError:
+        return "matplotlib is not installed (pip install matplotlib)"
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    threads = list(dict.fromkeys(cell.threads for cell in results.cells))
+    if not threads:
+        return "nothing was timed"
+    figure, axes = pyplot.subplots(
+        1, len(threads), figsize=(6 * len(threads), 5), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, count in zip(axes[0], threads, strict=True):
+        cells = [cell for cell in results.cells if cell.threads == count]
+        shape = cells[0].shape
+        cells = sorted((cell for cell in cells if cell.shape == shape), key=lambda cell: cell.m)
+        rows = [cell.m for cell in cells]
+        for limit, style in (("int8", "-"), ("float", "--")):
+            # Four multiply-accumulates a row of x for each byte of codes.
+            roof = [min(4 * cell.m * cell.rate("read"), cell.rate(limit)) / 1e9 for cell in cells]
+            axis.plot(rows, roof, color="black", linestyle=style, label=f"limit: read, {_LIMIT_NAMES[limit]}")
+        for name in results.peers:
+            points = [(cell.m, cell.rate(name) / 1e9) for cell in cells if name in cell.times]
+            if points:
+                width = 2.5 if name in OURS else 1
+                axis.plot(*zip(*points, strict=True), marker="o", linewidth=width, label=name.lstrip("_"))
+        axis.set(title=f"{cells[0].n} x {cells[0].k}, T={count}", xlabel="M", xscale="log", yscale="log")
+        axis.grid(True, which="both", alpha=0.3)
+    axes[0][0].set_ylabel("GMAC/s")
+    figure.suptitle(f"{results.machine['processor']}, {results.machine['instruction set']}")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center")
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+    return None

@@ -74,21 +74,25 @@ def test_where_there_is_a_compiler_there_is_native_code() -> None:
     assert SETS, "build it: pip install --no-build-isolation --no-deps -e ."
 
 
-def test_without_native_code_torch_does_the_work() -> None:
+def test_without_native_code_torch_does_the_work_and_one_warning_says_so() -> None:
     code = """
 import sys
 sys.modules["ternfmt_kernels._cpu"] = None  # as if it were not there
 import torch
 from ternfmt_kernels import backends, linear
 print([s.unavailable for s in backends() if s.name == "cpu"])
-print(linear(torch.ones(1, 4), [torch.tensor([[0x5D]], dtype=torch.uint8)], [torch.ones(1)], 4, None).tolist())
+for _ in range(2):
+    print(linear(torch.ones(1, 4), [torch.tensor([[0x5D]], dtype=torch.uint8)], [torch.ones(1)], 4, None).tolist())
 """
     root = Path(__file__).parents[3]
     path = os.pathsep.join(str(root / part) for part in (".", "kernels"))
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
-    )
-    assert done.stdout.splitlines() == [f"[{isa.MISSING!r}]", "[[2.0]]"], done.stderr
+    environment = {k: v for k, v in os.environ.items() if k not in ("TERNFMT_KERNEL", isa.VARIABLE)}
+    command = [sys.executable, "-W", "always", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env={**environment, "PYTHONPATH": path})
+    assert done.stdout.splitlines() == [f"[{isa.MISSING!r}]", "[[2.0]]", "[[2.0]]"], done.stderr
+    (warning,) = (line for line in done.stderr.splitlines() if "RuntimeWarning" in line)
+    assert "reference backend, which is many times slower" in warning
+    assert isa.MISSING in warning
 
 
 @native
@@ -184,14 +188,14 @@ def test_arguments_of_other_types_are_refused() -> None:
 
 @native
 def test_calls_from_several_threads_of_python(threads) -> None:
-    """One has the pool, the others work alone."""
+    """One has the pool, the others work alone. Products of five and more rows are large enough for two threads."""
     threads(2)
     rng = np.random.default_rng(0)
-    weight = make_weight(rng, 200, 512)
-    xs = [make_x(rng, (i % 7 + 1, 512), torch.float32) for i in range(40)]
+    weight = make_weight(rng, 1000, 1024)
+    xs = [make_x(rng, (i % 7 + 1, 1024), torch.float32) for i in range(40)]
 
     def product(x: torch.Tensor) -> torch.Tensor:
-        return linear(x, weight.codes, weight.scales, 512, None, int8=True)
+        return linear(x, weight.codes, weight.scales, 1024, None, int8=True)
 
     expected = [product(x) for x in xs]
     with ThreadPoolExecutor(4) as executor:
@@ -204,12 +208,12 @@ def test_calls_from_several_threads_of_python(threads) -> None:
 def test_a_forked_child_has_threads_of_its_own(threads) -> None:
     threads(2)
     rng = np.random.default_rng(1)
-    weight = make_weight(rng, 64, 256)
-    x = make_x(rng, (5, 256), torch.float32)
-    expected = linear(x, weight.codes, weight.scales, 256, None)
+    weight = make_weight(rng, 1000, 1024)
+    x = make_x(rng, (7, 1024), torch.float32)  # large enough for two
+    expected = linear(x, weight.codes, weight.scales, 1024, None)
     child = os.fork()
     if child == 0:
-        same = torch.equal(linear(x, weight.codes, weight.scales, 256, None), expected)
+        same = torch.equal(linear(x, weight.codes, weight.scales, 1024, None), expected)
         os._exit(0 if same else 1)
     assert os.waitpid(child, 0)[1] == 0
 

@@ -73,7 +73,7 @@ def test_within_the_bound(
 
 
 @both_modes
-@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 7, 13, 193])
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 193])
 def test_every_number_of_rows(m: int, int8: bool, name: str) -> None:
     """Of both regimes, over chunks of columns and the end of a row."""
     rng = np.random.default_rng(m)
@@ -238,11 +238,12 @@ def test_float16_and_bfloat16_round_to_even(m: int, int8: bool) -> None:
 
 
 @both_modes
-@pytest.mark.parametrize("m", [1, 3, 30, 400])
+@pytest.mark.parametrize("m", [1, 8, 30, 400])
 @pytest.mark.parametrize("group_size", [None, 32])
 def test_threads_do_not_show(m: int, group_size: int | None, int8: bool, threads, name: str) -> None:
+    """Products with enough work for several, for several rows at least."""
     rng = np.random.default_rng(0)
-    n, k = (60, 96) if name == "scalar" else (300, 1500)
+    n, k = (60, 96) if name == "scalar" else (700, 1500)
     weight = make_weight(rng, n, k, 2, group_size)
     x = make_x(rng, (m, k), torch.float32)
     args = (x, weight.codes, weight.scales, k, group_size, make_x(rng, (n,), torch.float32))
@@ -261,3 +262,63 @@ def test_every_instruction_set_gives_the_integers_of_the_scalar_twin(name: str, 
     found = [linear(rows, *args, int8=True) for rows in (x[:1], x)]
     monkeypatch.setenv(isa.VARIABLE, "scalar")
     assert all(torch.equal(a, linear(rows, *args, int8=True)) for a, rows in zip(found, (x[:1], x), strict=True))
+
+
+def zeros(count: int) -> Tensor:
+    """Bytes that take no memory until they are written."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    return torch.frombuffer(mmap.mmap(-1, count, flags=flags), dtype=torch.uint8)
+
+
+@both_modes
+def test_more_than_2_to_the_31_weights(int8: bool, name: str) -> None:
+    """Zeros, but for a code at the start, at 2^31 codes and at the end."""
+    if name == "scalar":
+        pytest.skip("many seconds; rows far apart are tested below")
+    n, k = (1 << 15) + 3, 1 << 16
+    codes = zeros(n * k // 4).view(n, k // 4)
+    places = [0, 1 << 15, n - 1]
+    codes[places, -1] = 0x40
+    x = torch.zeros(1, k, dtype=torch.bfloat16)
+    x[0, -1] = 3
+    y = linear(x, [codes], [torch.ones(n)], k, None, int8=int8)
+    assert y.nonzero().tolist() == [[0, place] for place in places]
+    assert y[0, places].tolist() == [3, 3, 3]
+
+
+@both_modes
+@pytest.mark.parametrize("m", [1, 7, 20])
+def test_the_last_row_is_2_to_the_31_bytes_away(m: int, int8: bool, name: str) -> None:
+    """Rows of codes that the native code is told to find there, and rows of x."""
+    rng = np.random.default_rng(m)
+    n, k = 5, 300
+    weight = make_weight(rng, n, k)
+    x = make_x(rng, (m, k), torch.float32)
+    expected = linear(x, weight.codes, weight.scales, k, None, int8=int8)
+
+    apart = (1 << 31) // (n - 1) + 1
+    codes = zeros(n * apart)
+    codes.as_strided((n, k // 4), (apart, 1)).copy_(weight.codes[0])
+    stride = (1 << 29) // max(1, m - 1) + 1
+    memory = zeros(4 * m * stride).view(torch.float32)
+    far = memory.as_strided((m, k), (stride, 1))
+    far.copy_(x)
+    y = torch.full((m, n), torch.nan)
+    isa.module().matmul(
+        name,
+        int8,
+        2,
+        (far.data_ptr(), memory.nbytes, "float32", m, k, *far.stride()),
+        (
+            n,
+            0,
+            apart,
+            ((codes.data_ptr(), codes.nbytes),),
+            str(weight.scales[0].dtype).removeprefix("torch."),
+            ((weight.scales[0].data_ptr(), weight.scales[0].nbytes),),
+        ),
+        None,
+        None,
+        (y.data_ptr(), y.nbytes, "float32"),
+    )
+    assert torch.equal(y, expected)

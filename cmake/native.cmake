@@ -1,0 +1,44 @@
+# How native code is compiled: the two extension modules, and the program that checks the kernels without Python.
+
+# C11. Portable: no -march and no -ffast-math. A fused multiply-add rounds once where definitions round twice.
+# TERNFMT_SANITIZE lists sanitizers: address,undefined or thread.
+function(ternfmt_native_options target)
+  set_target_properties(
+    ${target} PROPERTIES C_STANDARD 11 C_STANDARD_REQUIRED ON C_EXTENSIONS OFF C_VISIBILITY_PRESET hidden)
+  if(CMAKE_C_COMPILER_ID MATCHES "GNU|Clang")
+    target_compile_options(${target} PRIVATE -O3 -ffp-contract=off -Wall -Wextra)
+  endif()
+  if(TERNFMT_SANITIZE)
+    target_compile_options(${target} PRIVATE -g -O1 -fsanitize=${TERNFMT_SANITIZE} -fno-sanitize-recover=undefined)
+    target_link_options(${target} PRIVATE -fsanitize=${TERNFMT_SANITIZE})
+  endif()
+endfunction()
+
+# The files of an instruction set, compiled with OPTIONS for it, and TERNFMT_<SET> for the table that lists them: where
+# the processor is of the kind PROCESSOR, and the compiler has the options and can ask a machine for FEATURES. The table
+# asks before a file is used. TERNFMT_EMULATE compiles sets that have EMULATED options with these instead, and replaces
+# their instructions by others.
+function(ternfmt_add_set target set)
+  cmake_parse_arguments(arg "" "PROCESSOR" "OPTIONS;EMULATED;FEATURES;SOURCES" ${ARGN})
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(${arg_PROCESSOR})$" OR NOT CMAKE_C_COMPILER_ID MATCHES "GNU|Clang")
+    return()
+  endif()
+  if(TERNFMT_EMULATE AND arg_EMULATED)
+    set(arg_OPTIONS -DTERNFMT_EMULATE ${arg_EMULATED})
+    set(arg_FEATURES)
+  endif()
+  string(REPLACE ";" " " CMAKE_REQUIRED_FLAGS "${arg_OPTIONS}")
+  string(TOUPPER TERNFMT_${set} macro)
+  set(condition 1)
+  foreach(feature IN LISTS arg_FEATURES)
+    string(APPEND condition " && __builtin_cpu_supports(\"${feature}\")")
+  endforeach()
+  check_c_source_compiles("int main(void) { return ${condition}; }" ${macro})
+  if(${macro})
+    target_sources(${target} PRIVATE ${arg_SOURCES})
+    target_compile_definitions(${target} PRIVATE ${macro})
+    set_source_files_properties(${arg_SOURCES} PROPERTIES COMPILE_OPTIONS "${arg_OPTIONS}")
+  endif()
+endfunction()
+
+include(CheckCSourceCompiles)

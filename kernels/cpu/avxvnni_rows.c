@@ -1,0 +1,3 @@
+#include "avxvnni.h"
+
+#include "avx2_rows.c"

@@ -1,0 +1,41 @@
+# The kernels, for the extension module here and for the program in tests/kernels/cpu/check.
+find_package(Threads REQUIRED)
+
+function(ternfmt_add_kernels target)
+  macro(files list)
+    set(${list} ${ARGN})
+    list(TRANSFORM ${list} PREPEND ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/)
+  endmacro()
+  files(shared matmul.c few.c many.c pool.c sets.c scalar.c)
+  files(avx2 avx2_few.c avx2_many_a8.c avx2_many_a16.c avx2_probe.c avx2_rows.c)
+  files(avx512 avx512_few.c avx512_many_a8.c avx512_many_a16.c avx512_probe.c avx512_rows.c)
+  files(avxvnni avxvnni_few.c avxvnni_many_a8.c avxvnni_probe.c avxvnni_rows.c) # and what avx2 has
+  files(neon neon_few.c neon_many_a8.c neon_many_a16.c neon_probe.c neon_rows.c)
+  target_sources(${target} PRIVATE ${shared})
+  target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_FUNCTION_LIST_DIR})
+  target_link_libraries(${target} PRIVATE Threads::Threads)
+  ternfmt_add_set(
+    ${target} avx2
+    PROCESSOR x86_64|AMD64
+    OPTIONS -mavx2 -mfma -mf16c -fno-tree-reassoc
+    SOURCES ${avx2})
+  ternfmt_add_set(
+    ${target} avxvnni
+    PROCESSOR x86_64|AMD64
+    OPTIONS -mavx2 -mfma -mf16c -mavxvnni -fno-tree-reassoc
+    EMULATED -mavx2 -mfma -mf16c -O1 -Wno-psabi
+    FEATURES avxvnni
+    SOURCES ${avxvnni})
+  ternfmt_add_set(
+    ${target} avx512
+    PROCESSOR x86_64|AMD64
+    OPTIONS -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+    EMULATED -mavx2 -mfma -mf16c -O1 -Wno-psabi
+    FEATURES avx512f avx512bw avx512dq avx512vl avx512vnni
+    SOURCES ${avx512})
+  ternfmt_add_set(
+    ${target} neon
+    PROCESSOR aarch64|arm64
+    OPTIONS -march=armv8.2-a+dotprod -fno-schedule-insns # which lengthens lives until sums are spilled
+    SOURCES ${neon})
+endfunction()
