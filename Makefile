@@ -38,9 +38,12 @@ test-all: $(VENV)/dev.stamp ## what else CI runs: foreign readers, sanitizers (D
 # AddressSanitizer's library comes before Python, which has no leaks of ours, and libstdc++ with it, for torch's
 # exceptions. The modules take the place of the installed ones (tests/conftest.py).
 sanitize: $(VENV)/dev.stamp ## the native code's tests under AddressSanitizer and UBSan; its threads under TSan
-	for sanitizers in address,undefined thread; do \
-	  $(BIN)/cmake -S $(CHECK) -B build/check-$$sanitizers -DTERNFMT_SANITIZE=$$sanitizers >/dev/null && \
-	  $(BIN)/cmake --build build/check-$$sanitizers && build/check-$$sanitizers/check || exit 1; done
+	$(BIN)/cmake -S $(CHECK) -B build/check-address -DTERNFMT_SANITIZE=address,undefined >/dev/null
+	$(BIN)/cmake --build build/check-address
+	build/check-address/check
+	$(BIN)/cmake -S $(CHECK) -B build/check-thread -DTERNFMT_SANITIZE=thread >/dev/null
+	$(BIN)/cmake --build build/check-thread
+	build/check-thread/check threads
 	$(BIN)/cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=Release -DTERNFMT_SANITIZE=address,undefined \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python >/dev/null
 	@rm -f build/sanitize/native/_native.*.so build/sanitize/kernels/cpu/_cpu.*.so
