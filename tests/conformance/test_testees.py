@@ -19,7 +19,7 @@ from tests.conformance.conftest import RunFake
 from tests.conformance.fakes import fake, one_shot_fake, script
 
 needs_proc = pytest.mark.skipif(not can_measure(), reason="needs /proc")
-SHORT = 0.4
+SHORT = 4.0
 
 
 def outcomes(report: Report) -> dict[str, Outcome]:
@@ -167,7 +167,7 @@ def test_not_starting_again(tmp_path: Path, run_fake: RunFake) -> None:
 def test_hanging_for_ever_ends(tmp_path: Path, run_fake: RunFake) -> None:
     behaviour = "if request['op'] == 'validate': time.sleep(60)"
     before = "greeting['levels'] += ['R1', 'R2']"
-    report = run_fake(fake(tmp_path, behaviour, before=before), timeout=0.2)
+    report = run_fake(fake(tmp_path, behaviour, before=before), timeout=2.0)
     assert detail(report, "r2/code").startswith("not tried")
     assert {r.outcome for r in report.results} == {Outcome.TIMEOUT}
 
