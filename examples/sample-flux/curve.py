@@ -38,7 +38,7 @@ MODEL = HERE / "model"
 START, END = "<!-- table: curve.py -->\n", "<!-- end -->\n"
 
 # Options of `ternfmt convert` for methods that run the model; PROMPTS is a file of training sentences.
-DATA = ("--prompts", "PROMPTS", "--trust-remote-code", "--samples", "256", "--held-out", "32")
+DATA = ("--prompts", "PROMPTS", "--trust-remote-code", "--samples", "128", "--held-out", "32", "--batch", "32")
 
 # Method and options of `ternfmt convert`, or a transformer that was converted before.
 POINTS: Mapping[str, tuple[str, tuple[str, ...] | Path]] = {

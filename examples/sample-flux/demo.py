@@ -3,7 +3,7 @@
     python examples/sample-flux/demo.py [--pairs 240]
 
 The model in examples/sample-flux/model is a FLUX of 2.3 million parameters that was trained here; see
-train.py. Converting uses its weights alone, but for the method "distilled", which takes an hour: the
+train.py. Converting uses its weights alone, but for the method "distilled", which takes hours: the
 transformer that it gives is in examples/sample-flux/distilled already. Every model draws the same
 evaluation prompts (see sample_flux/prompts.py) from the same noise. The pictures go to demo-output/contact-sheet.png.
 """
