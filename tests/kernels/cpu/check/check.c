@@ -9,6 +9,7 @@
 #include "check.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,6 +42,14 @@ void begin_case(const char *format, ...) {
     vsnprintf(description, sizeof description, format, arguments);
     va_end(arguments);
     cases++;
+}
+
+static void outside(int number) {
+    (void)number;
+    printf("%s: %s, memory that %s at a guard page: a byte outside was touched\n", kernels->name, description,
+           at_end ? "ends" : "begins");
+    fflush(stdout);
+    _Exit(1);
 }
 
 void fail(size_t index, double expected, double actual) {
@@ -93,6 +102,8 @@ static void check_set(const Kernels *set, bool only_threads) {
 
 int main(int count, char **names) {
     const bool only_threads = count == 2 && strcmp(names[1], "threads") == 0, asked = count > 1 && !only_threads;
+    signal(SIGSEGV, outside);
+    signal(SIGBUS, outside);
     for (const Kernels *const *set = kernels_available(); *set; set++) {
         bool wanted = !asked;
         for (int i = 1; i < count; i++)

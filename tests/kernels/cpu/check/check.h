@@ -1,4 +1,4 @@
-/* What the checks share: memory between guard pages, random numbers, obvious sums to compare with, and a way to fail. */
+/* What the checks share: memory between guard pages, random numbers, obvious sums to compare with, a way to fail. */
 #ifndef TERNFMT_CHECK_H
 #define TERNFMT_CHECK_H
 

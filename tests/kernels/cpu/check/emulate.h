@@ -1,5 +1,5 @@
-/* AVX-512 and AVX-VNNI on a machine with AVX2, for tests: SIMDe (Debian: libsimde-dev), and what its version 0.7.4 lacks of what
- * kernels/cpu/ uses. The instructions are emulated one by one; masked loads touch no byte that is masked off.
+/* AVX-512 and AVX-VNNI on a machine with AVX2, for tests: SIMDe (Debian: libsimde-dev), and what its version 0.7.4 lacks
+ * of what kernels/cpu/ uses. Instructions are emulated one by one; masked loads touch no byte that is masked off.
  */
 #ifndef TERNFMT_EMULATE_H
 #define TERNFMT_EMULATE_H

@@ -54,7 +54,8 @@ static void check_widen(Dtype dtype, size_t count, size_t stride) {
 static void check_narrow(Dtype dtype, size_t count, bool any) {
     begin_case("narrow, dtype %d, %zu values", dtype, count);
     float *from = guarded(X, count * 4, 4);
-    void *expected = guarded(OTHER, count * dtype_bytes(dtype), 2), *actual = guarded(OUT, count * dtype_bytes(dtype), 2);
+    const size_t bytes = count * dtype_bytes(dtype);
+    void *expected = guarded(OTHER, bytes, 2), *actual = guarded(OUT, bytes, 2);
     random_floats(from, count, any);
     if (any && count >= 2) /* half way between two numbers */
         from[0] = 1 + 0x1p-11f, from[1] = 1 + 0x3p-8f;
@@ -191,8 +192,8 @@ static void check_sums(const Activations *a, bool int8, int offset, float factor
 
 static void check_stream(const Stream *stream, bool int8, Kind kind, size_t rows, size_t count, size_t k) {
     const size_t bytes = ceil_div(k, CODES_PER_BYTE), row_bytes = bytes + between(0, 5) % 3;
-    begin_case("%s of few, %zu x %zu x %zu, row of codes %zu bytes, activations %d", int8 ? "a8" : "a16", rows, count, k,
-               row_bytes, kind);
+    begin_case("%s of few, %zu x %zu x %zu, row of codes %zu bytes, activations %d", int8 ? "a8" : "a16", rows, count,
+               k, row_bytes, kind);
     Activations a = prepare(int8, kind, rows, k, stream->word_bytes, stream->prepare);
     uint8_t *codes = guarded(CODES, (count - 1) * row_bytes + bytes, 1);
     random_codes(codes, row_bytes, count, k, kind == MOST ? 1 : kind == LEAST ? -1 : 0);

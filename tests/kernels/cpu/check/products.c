@@ -70,7 +70,8 @@ static Exact exact_result(const Product *p, const float *x, double x_scale, size
     for (int plane = 0; plane < w->planes; plane++)
         for (size_t g = 0; g < w->groups; g++) {
             double scale = (double)value_at(w->scales[plane], w->scale_dtype, i * w->groups + g) * x_scale;
-            Exact sum = exact_sum(w->codes[plane] + i * w->row_bytes, x, g * w->group, smaller((g + 1) * w->group, w->k));
+            const uint8_t *row = w->codes[plane] + i * w->row_bytes;
+            Exact sum = exact_sum(row, x, g * w->group, smaller((g + 1) * w->group, w->k));
             y.sum += scale * sum.sum, y.magnitude += fabs(scale) * sum.magnitude;
         }
     for (size_t r = 0; r < e->rank; r++) {
