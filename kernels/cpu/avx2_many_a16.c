@@ -4,6 +4,7 @@
  * vpermilps, which could look up sums of two activations, shares the ports of vfmadd.
  */
 #include "avx2.h"
+#include "parts.h"
 
 enum { X_ROWS = 6 };
 
@@ -56,18 +57,8 @@ INLINE void run(const float *panel, const float *x, size_t stride, size_t rows, 
 void avx2_multiply_a16(const void *panel, const void *prepared, size_t stride, size_t rows, size_t first, size_t end,
                        void *sums) {
     first *= WORD_CODES, end *= WORD_CODES, stride /= sizeof(float);
-    for (size_t parts = ceil_div(rows, X_ROWS), done = 0; parts; parts--) {
-        const size_t part = ceil_div(rows - done, parts);
-        const float *x = (const float *)prepared + done * stride;
-        float *to = (float *)sums + done * AVX2_ROWS;
-        switch (part) {
-        case 1: run(panel, x, stride, 1, first, end, to); break;
-        case 2: run(panel, x, stride, 2, first, end, to); break;
-        case 3: run(panel, x, stride, 3, first, end, to); break;
-        case 4: run(panel, x, stride, 4, first, end, to); break;
-        case 5: run(panel, x, stride, 5, first, end, to); break;
-        default: run(panel, x, stride, 6, first, end, to);
-        }
-        done += part;
-    }
+#define RUN(part, done)                                                                                                \
+    run(panel, (const float *)prepared + done * stride, stride, part, first, end, (float *)sums + done * AVX2_ROWS)
+    IN_PARTS(rows, X_ROWS, RUN)
+#undef RUN
 }

@@ -5,6 +5,7 @@
  * pairs a cycle were the most; two would fill the vector ports.
  */
 #include "avx2_dot.h"
+#include "parts.h"
 
 enum { X_ROWS = 6, STEP_BYTES = 4 * AVX2_ROWS };
 
@@ -79,25 +80,12 @@ INLINE void run(const char *panel, const char *x, size_t stride, size_t rows, si
         }
 }
 
-/* Rows of x in parts of about the same size: 7 are 4 and 3, not 6 and 1. */
 void avx2_multiply_a8(const void *panel, const void *prepared, size_t stride, size_t rows, size_t first, size_t end,
                       void *sums) {
-    size_t parts = ceil_div(rows, X_ROWS), done = 0;
-    for (; parts; parts--) {
-        size_t part = ceil_div(rows - done, parts);
-        const char *x = (const char *)prepared + done * stride;
-        int32_t *to = (int32_t *)sums + done * AVX2_ROWS;
-        for (size_t word = first; word < end; word += RUN) {
-            size_t stop = smaller(word + RUN, end);
-            switch (part) {
-            case 1: run(panel, x, stride, 1, word, stop, to); break;
-            case 2: run(panel, x, stride, 2, word, stop, to); break;
-            case 3: run(panel, x, stride, 3, word, stop, to); break;
-            case 4: run(panel, x, stride, 4, word, stop, to); break;
-            case 5: run(panel, x, stride, 5, word, stop, to); break;
-            default: run(panel, x, stride, 6, word, stop, to);
-            }
-        }
-        done += part;
-    }
+#define RUNS(part, done)                                                                                               \
+    for (size_t word = first; word < end; word += RUN)                                                                 \
+    run(panel, (const char *)prepared + done * stride, stride, part, word, smaller(word + RUN, end),                   \
+        (int32_t *)sums + done * AVX2_ROWS)
+    IN_PARTS(rows, X_ROWS, RUNS)
+#undef RUNS
 }

@@ -4,6 +4,7 @@
  * and 6 broadcasts, with 24 sums, 4 registers of codes and one of activations in the 32 registers.
  */
 #include "avx512.h"
+#include "parts.h"
 
 enum { X_ROWS = 6, STEP_BYTES = 4 * AVX512_ROWS };
 
@@ -62,21 +63,10 @@ INLINE void run(const char *panel, const char *x, size_t stride, size_t rows, si
             store(sums + r * AVX512_ROWS + 16 * g, s[r][g]);
 }
 
-/* Rows of x in parts of about the same size: 7 are 4 and 3, not 6 and 1. */
 void avx512_multiply_a8(const void *panel, const void *prepared, size_t stride, size_t rows, size_t first, size_t end,
                         void *sums) {
-    for (size_t parts = ceil_div(rows, X_ROWS), done = 0; parts; parts--) {
-        const size_t part = ceil_div(rows - done, parts);
-        const char *x = (const char *)prepared + done * stride;
-        int32_t *to = (int32_t *)sums + done * AVX512_ROWS;
-        switch (part) {
-        case 1: run(panel, x, stride, 1, first, end, to); break;
-        case 2: run(panel, x, stride, 2, first, end, to); break;
-        case 3: run(panel, x, stride, 3, first, end, to); break;
-        case 4: run(panel, x, stride, 4, first, end, to); break;
-        case 5: run(panel, x, stride, 5, first, end, to); break;
-        default: run(panel, x, stride, 6, first, end, to);
-        }
-        done += part;
-    }
+#define RUN(part, done)                                                                                                \
+    run(panel, (const char *)prepared + done * stride, stride, part, first, end, (int32_t *)sums + done * AVX512_ROWS)
+    IN_PARTS(rows, X_ROWS, RUN)
+#undef RUN
 }

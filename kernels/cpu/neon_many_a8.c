@@ -5,6 +5,7 @@
  * activations and one of codes in the 32 registers.
  */
 #include "neon.h"
+#include "parts.h"
 
 enum { X_ROWS = 4, STEP_BYTES = 4 * NEON_ROWS };
 
@@ -101,19 +102,10 @@ INLINE void run(const int8_t *panel, const int8_t *x, size_t stride, size_t rows
             vst1q_s32(sums + r * NEON_ROWS + 4 * g, s[r][g]);
 }
 
-/* Rows of x in parts of about the same size: 5 are 3 and 2, not 4 and 1. */
 void neon_multiply_a8(const void *panel, const void *prepared, size_t stride, size_t rows, size_t first, size_t end,
                       void *sums) {
-    for (size_t parts = ceil_div(rows, X_ROWS), done = 0; parts; parts--) {
-        const size_t part = ceil_div(rows - done, parts);
-        const int8_t *x = (const int8_t *)prepared + done * stride;
-        int32_t *to = (int32_t *)sums + done * NEON_ROWS;
-        switch (part) {
-        case 1: run(panel, x, stride, 1, first, end, to); break;
-        case 2: run(panel, x, stride, 2, first, end, to); break;
-        case 3: run(panel, x, stride, 3, first, end, to); break;
-        default: run(panel, x, stride, 4, first, end, to);
-        }
-        done += part;
-    }
+#define RUN(part, done)                                                                                                \
+    run(panel, (const int8_t *)prepared + done * stride, stride, part, first, end, (int32_t *)sums + done * NEON_ROWS)
+    IN_PARTS(rows, X_ROWS, RUN)
+#undef RUN
 }

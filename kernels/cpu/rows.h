@@ -135,4 +135,9 @@ static inline void add_low_rank_row(const float *inner, size_t rank, const float
             to[i] += inner[r] * up[r * stride + i];
 }
 
+/* What the table of a set takes from here. */
+#define ROW_KERNELS                                                                                                    \
+    .quantise = quantise_row, .scale_int8 = scale_int8_row, .scale_float = scale_float_row, .finish = finish_row,      \
+    .add_low_rank = add_low_rank_row
+
 #endif
