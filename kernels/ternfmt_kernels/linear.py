@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .contract import Call, Extras, check, check_extras, no_autocast
-from .ops import matmul, matmul_transposed
+from .ops import matmul, matmul_transposed, operator
 from .reference import quantise_rows
 from .registry import select
 
@@ -40,11 +40,10 @@ def linear(
     Gradients reach x, bias, down and up. With ``int8`` they are those of the product without it.
     """
     # Defaults are not in the operator's schema: autograd would miss arguments that PyTorch then leaves out.
-    # The operator itself: what custom_op returns around it costs half as much again as its dispatch.
-    return torch.ops.ternfmt.linear.default(x, codes, scales, k, group_size, bias, down, up, int8)
+    return _linear(x, codes, scales, k, group_size, bias, down, up, int8)
 
 
-@torch.library.custom_op("ternfmt::linear", mutates_args=(), schema=_SCHEMA)
+@operator(_SCHEMA)
 def _linear(
     x: Tensor,
     codes: Sequence[Tensor],
@@ -112,8 +111,7 @@ def _check(
     return call, extras
 
 
-@_linear.register_fake
-def _(x: Tensor, *rest: Any) -> Tensor:
+def _fake_linear(x: Tensor, *rest: Any) -> Tensor:
     call, _ = _check(x, *rest)
     return x.new_empty((*x.shape[:-1], call.n))
 
@@ -152,4 +150,5 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | list[None] | None, ...]:
     return grad_x, nothing, nothing, None, None, grad_bias, grad_down, grad_up, None
 
 
-_linear.register_autograd(_backward, setup_context=_save)
+torch.library.register_fake("ternfmt::linear", _fake_linear)
+torch.library.register_autograd("ternfmt::linear", _backward, setup_context=_save)

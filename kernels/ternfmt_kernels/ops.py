@@ -1,13 +1,16 @@
 """The product as custom operators: ``torch.ops.ternfmt.matmul`` and ``.matmul_transposed``.
 
 Each is the other's gradient with respect to x. Codes and scales get no gradient.
+
+They are registered by `torch.library.define` and not `custom_op`: that turns Dynamo off around every call, which takes
+longer than a call of ours, and makes CPython run what is inside at half its speed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +21,25 @@ from .registry import select
 _SCHEMA = "(Tensor x, Tensor[] codes, Tensor[] scales, SymInt k, SymInt? group_size, ScalarType out_dtype) -> Tensor"
 
 
-@torch.library.custom_op("ternfmt::matmul", mutates_args=(), schema=_SCHEMA)
+_F = TypeVar("_F", bound=Callable[..., Tensor])
+
+
+def operator(schema: str) -> Callable[[_F], _F]:
+    """Register what is decorated as ``torch.ops.ternfmt.NAME``, for every device, and put the operator in its place.
+
+    How gradients and fake tensors go through it is the caller's to register.
+    """
+
+    def register(function: _F) -> _F:
+        name = function.__name__.lstrip("_")
+        torch.library.define(f"ternfmt::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
+        torch.library.impl(f"ternfmt::{name}", "default", function)
+        return cast(_F, getattr(torch.ops.ternfmt, name).default)
+
+    return register
+
+
+@operator(_SCHEMA)
 def matmul(
     x: Tensor,
     codes: Sequence[Tensor],
@@ -38,7 +59,7 @@ def matmul(
     return y
 
 
-@torch.library.custom_op("ternfmt::matmul_transposed", mutates_args=(), schema=_SCHEMA)
+@operator(_SCHEMA)
 def matmul_transposed(
     x: Tensor,
     codes: Sequence[Tensor],
@@ -55,8 +76,7 @@ def matmul_transposed(
     return z
 
 
-@matmul.register_fake
-def _(
+def _fake_matmul(
     x: Tensor,
     codes: Sequence[Tensor],
     scales: Sequence[Tensor],
@@ -68,8 +88,7 @@ def _(
     return x.new_empty((*x.shape[:-1], call.n), dtype=out_dtype)
 
 
-@matmul_transposed.register_fake
-def _(
+def _fake_matmul_transposed(
     x: Tensor,
     codes: Sequence[Tensor],
     scales: Sequence[Tensor],
@@ -97,5 +116,7 @@ def _backward(ctx: Any, grad: Tensor, product: Callable[..., Tensor]) -> Gradien
     return grad_x, [None] * planes, [None] * planes, None, None, None
 
 
-matmul.register_autograd(partial(_backward, product=matmul_transposed), setup_context=_save)
-matmul_transposed.register_autograd(partial(_backward, product=matmul), setup_context=_save)
+torch.library.register_fake("ternfmt::matmul", _fake_matmul)
+torch.library.register_fake("ternfmt::matmul_transposed", _fake_matmul_transposed)
+torch.library.register_autograd("ternfmt::matmul", partial(_backward, product=matmul_transposed), setup_context=_save)
+torch.library.register_autograd("ternfmt::matmul_transposed", partial(_backward, product=matmul), setup_context=_save)
