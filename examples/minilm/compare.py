@@ -39,8 +39,8 @@ import ternfmt_runtime
 OPTIONS = {
     "calibrated": ("--samples", "256", "--batch", "16"),
     "distilled": (
-        *("--samples", "16384", "--held-out", "256", "--batch", "32", "--steps", "800"),
-        *("--start", "calibrated"),
+        *("--samples", "16384", "--held-out", "256", "--batch", "32", "--steps", "500"),
+        *("--start", "calibrated", "--learning-rate", "7e-4"),
     ),
 }
 SENTENCES = Path(__file__).with_name("sentences.txt")

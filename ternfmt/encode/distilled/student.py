@@ -125,8 +125,12 @@ def dense_parameters(
     settings: DistilledSettings,
     dense_dtypes: Mapping[str, str],
 ) -> dict[str, nn.Parameter]:
-    """Trainable parameters beside the ternary layers' own, by tensor name; a tied one is there once."""
-    own = {id(p) for layer in layers.values() for n, p in layer.named_parameters() if n != "bias"}
+    """Trainable parameters beside the ternary layers' own, by tensor name; a tied one is there once.
+
+    Embedding tables stay as they are: only rows of the texts' tokens would learn, and leave the others behind.
+    """
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    own = tables | {id(p) for layer in layers.values() for n, p in layer.named_parameters() if n != "bias"}
     biases = {id(layer.bias) for layer in layers.values() if layer.bias is not None}
     blocks = tuple(block.name + "." for block in loaded.blocks)
     chosen = {}

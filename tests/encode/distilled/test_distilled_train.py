@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ternfmt.encode.data.calls import output_of
+from ternfmt.encode.data.model import make_loaded
 from ternfmt.encode.distilled import checkpoint
 from ternfmt.encode.distilled.log import duration
 from ternfmt.encode.distilled.losses import NotFiniteError
@@ -85,6 +86,16 @@ def test_what_is_written_is_what_was_evaluated(tmp_path, changes, planes):
     if changes.get("train_dense") == "biases":
         expected = {name for name in expected if name.startswith("blocks.")}
     assert dense == expected
+
+
+def test_embedding_tables_stay_as_they_are():
+    model = tiny.Tiny()
+    model.table = nn.Embedding(3, 4)
+    whole = make_loaded(model, ["blocks.0.up.weight"])
+    student = make_student(whole, tiny.layers(whole), SETTINGS, tiny.dense_dtypes(whole))
+    assert "table.weight" not in student.dense
+    assert not student.model.table.weight.requires_grad
+    assert {"embed.weight", "blocks.0.norm.weight", "blocks.1.up.weight"} <= set(student.dense)
 
 
 def test_written_tensors_give_the_students_outputs_to_the_bit(tmp_path):
