@@ -46,6 +46,7 @@ class Variant:
         data: of `Trajectories`, likewise.
         length: its steps are those of the first run, times this.
         two_planes: part of the names of layers that get a second plane.
+        low_rank: rank of the low-rank term of every layer.
         before: what gives the codes to start from; None is `exact`.
     """
 
@@ -53,6 +54,7 @@ class Variant:
     data: Mapping[str, Any] = field(default_factory=dict)
     length: float = 1
     two_planes: str | None = None
+    low_rank: int = 0
     before: str | None = None
 
 
@@ -72,7 +74,7 @@ VARIANTS: Mapping[str, Variant] = {
     "noise levels not shifted": Variant(data={"shift": 1.0}),
     "a third of the calls without a prompt": Variant(data={"unconditioned": 0.33}),
     "modulation on two planes": Variant(two_planes=MODULATION),
-    "rank 4 beside each layer": Variant({"low_rank": 4}),
+    "rank 4 beside each layer": Variant(low_rank=4),
     "from calibrated": Variant(before="calibrated"),
     "from block by block": Variant(before="blockwise"),
 }
@@ -86,7 +88,11 @@ def run(
     if variant.data:
         calls = Trajectories(pictures_folder(folder.parent), "train", **variant.data)
     layers = {
-        name: replace(layer, planes=2 if variant.two_planes and variant.two_planes in name else 1)
+        name: replace(
+            layer,
+            planes=2 if variant.two_planes and variant.two_planes in name else 1,
+            low_rank=variant.low_rank,
+        )
         for name, layer in plan.layers.items()
     }
     dtypes = {name: recipe.dtype for name, recipe in plan.recipes.items() if name not in plan.layers}

@@ -35,7 +35,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "low_rank": {
         "type": int,
         "metavar": "R",
-        "help": "rank of a low-rank term that distillation fits beside the planes (default: none)",
+        "help": "rank of a low-rank term that distillation fits too; with --ratio only where it pays (default: none)",
     },
     "compile": {
         "action": "store_true",

@@ -94,7 +94,6 @@ def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solutio
         adam_lr=told.learning_rate / 2,
         seed=told.seed,
         start=told.start_name,
-        low_rank=told.low_rank,
         compile=told.compile,
     )
     distill(loaded, calls, held_out, plan.layers, distilled, recipe, work / "distilled", tell, dtypes, start)
@@ -102,7 +101,7 @@ def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solutio
 
 
 def _by_output_error(plan: Plan, loaded: LoadedModel, calls: Calls, tell: Progress) -> Choose:
-    """Second planes where the error of the model's output falls most for a byte."""
+    """Planes and low-rank terms where the error of the model's output falls most for a byte."""
 
     def choose(layers: Mapping[str, DialLayer], ratio: float, measured: Records, record: Record) -> Settled:
         total, done = sum(map(plan.size, layers)), 0
@@ -115,6 +114,6 @@ def _by_output_error(plan: Plan, loaded: LoadedModel, calls: Calls, tell: Progre
         planes = range(1, planes_needed(layers, ratio) + 1)
         costs = measure_output_errors(loaded, calls, layers, planes, measured=measured, record=record, progress=advance)
         chosen = spend(costs, ratio)
-        return {name: layer.with_planes(chosen[name]) for name, layer in layers.items()}
+        return {name: layer.stored_as(chosen[name]) for name, layer in layers.items()}
 
     return choose

@@ -1,11 +1,11 @@
-"""The dial by output error: what storing a layer with so many planes does to what the model says.
+"""The dial by output error: what the planes and the low-rank term of a layer do to what the model says.
 
 The costs are in the form that `run.dial.spend` takes. Two rules measure them on the same calls, for layers stored by
 the data-free rules (`exact`, `planes`), whose errors `calibrated` and `distilled` then reduce:
 
 - ``model``: the squared error of the model's output when this layer alone is ternary, in units of the output's
   squared norm. Errors of different layers add up as far as they are small and independent. Costs a forward pass of
-  every call for each layer and number of planes.
+  every call for each layer and each way to store it.
 - ``local``: the squared error of the layer's own output, in units of that output's squared norm: as if every layer's
   relative error mattered the same. One forward pass of every call, for models whose passes are dear.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -24,7 +25,9 @@ from ...tensor import TernaryTensor
 from ..data.calls import Calls, output_of, to_device
 from ..data.model import LoadedModel
 from ..data_free import data_free
+from ..low_rank import start_low_rank, stored_low_rank
 from ..run.dial import DialLayer, LayerCosts, Option
+from ..settings import LayerSettings
 
 Rule = Literal["model", "local"]
 
@@ -43,7 +46,7 @@ def measure_output_errors(
     record: Callable[[dict[str, Any]], None] = lambda costs: None,
     progress: Callable[[str, int], None] = lambda name, weights: None,
 ) -> list[LayerCosts]:
-    """What each layer costs with each number of planes, in the order of ``layers``.
+    """What each layer costs in each way to store it, in the order of ``layers``.
 
     Args:
         loaded: the model; as it was afterwards.
@@ -74,17 +77,23 @@ def measure_output_errors(
         errors = _model_errors(loaded, data) if rule == "model" else _local_errors(loaded, data, missing)
     for name in missing:
         layer, linear = layers[name], loaded.linears[name]
-        tensors = [
-            data_free(linear.weight, settings, name) for settings in dict.fromkeys(map(layer.with_planes, asked))
-        ]
+        ways = layer.ways(asked)
+        tensors = [_quantize(linear.weight, settings, name) for settings in ways]
         options = tuple(
-            Option(len(tensor.planes), tensor.nbytes, error)
-            for tensor, error in zip(tensors, errors(name, tensors), strict=True)
+            Option(settings.planes, tensor.nbytes, error, settings.low_rank)
+            for settings, tensor, error in zip(ways, tensors, errors(name, tensors), strict=True)
         )
         known[name] = LayerCosts(name, math.prod(layer.shape), options)
         record(known[name].to_json())
         progress(name, known[name].weights)
     return [known[name] for name in layers]
+
+
+def _quantize(weight: Tensor, settings: LayerSettings, name: str) -> TernaryTensor:
+    tensor = data_free(weight, settings, name)
+    if not settings.low_rank:
+        return tensor
+    return replace(tensor, low_rank=stored_low_rank(start_low_rank(weight, tensor, settings.low_rank)))
 
 
 Errors = Callable[[str, Sequence[TernaryTensor]], list[float]]

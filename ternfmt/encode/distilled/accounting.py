@@ -63,19 +63,19 @@ class Inventory:
     """What is trained.
 
     Attributes:
-        shapes: ``(N, K, planes)`` of each ternary tensor.
+        shapes: ``(N, K, planes, rank)`` of each ternary tensor.
         dense: elements of each trained dense tensor, biases of ternary layers among them.
         fixed: elements of parameters that are neither.
     """
 
-    shapes: tuple[tuple[int, int, int], ...]
+    shapes: tuple[tuple[int, int, int, int], ...]
     dense: tuple[int, ...]
     fixed: int
 
     @property
     def weights(self) -> int:
         """Ternary weights."""
-        return sum(n * k for n, k, _ in self.shapes)
+        return sum(n * k for n, k, _, _ in self.shapes)
 
     @property
     def elements(self) -> int:
@@ -86,20 +86,19 @@ class Inventory:
         """Bytes while this is trained.
 
         Args:
-            settings: ``train_codes`` and ``low_rank`` matter.
+            settings: ``train_codes`` matters.
             teacher_bytes: bytes of a weight of the teacher.
             activations: counted elsewhere.
         """
-        rank = settings.low_rank
-        branches = [min(rank, n, k) * size for n, k, _ in self.shapes for size in (n, k)] if rank else []
-        small = [n * planes for n, _, planes in self.shapes] + list(self.dense) + branches
+        branches = [min(rank, n, k) * size for n, k, _, rank in self.shapes for size in (n, k) if rank]
+        small = [n * planes for n, _, planes, _ in self.shapes] + list(self.dense) + branches
         if settings.train_codes:
             codes, trained = F32 * self.weights, self.weights
             momentum = F32 * self.weights
-            stack = max((min(max(STACKED, n * k), _same(self.shapes, n, k)) for n, k, _ in self.shapes), default=0)
+            stack = max((min(max(STACKED, n * k), _same(self.shapes, n, k)) for n, k, _, _ in self.shapes), default=0)
             workspace = 4 * F32 * stack
         else:
-            codes, trained = sum(p * n * packed_columns(k) for n, k, p in self.shapes), 0
+            codes, trained = sum(p * n * packed_columns(k) for n, k, p, _ in self.shapes), 0
             momentum = workspace = 0
         return Memory(
             teacher=teacher_bytes * self.elements,
@@ -123,8 +122,11 @@ def inventory(
     dense = dense_parameters(loaded.model, loaded, chosen, settings, dense_dtypes)
     sizes = [p.numel() for p in dense.values() if id(p) not in ternary]
     whole = sum(p.numel() for p in loaded.model.parameters())
-    shapes = tuple((linear.out_features, linear.in_features, layers[name].planes) for name, linear in chosen.items())
-    return Inventory(shapes, tuple(sizes), whole - sum(sizes) - sum(n * k for n, k, _ in shapes))
+    shapes = tuple(
+        (linear.out_features, linear.in_features, layers[name].planes, layers[name].low_rank)
+        for name, linear in chosen.items()
+    )
+    return Inventory(shapes, tuple(sizes), whole - sum(sizes) - sum(n * k for n, k, _, _ in shapes))
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,6 @@ def free_bytes(device: torch.device) -> int | None:
         return None
 
 
-def _same(shapes: Sequence[tuple[int, int, int]], n: int, k: int) -> int:
+def _same(shapes: Sequence[tuple[int, int, int, int]], n: int, k: int) -> int:
     """Weights of all matrices of a shape, which Muon stacks as far as `STACKED` allows."""
-    return sum(a * b for a, b, _ in shapes if (a, b) == (n, k))
+    return sum(a * b for a, b, _, _ in shapes if (a, b) == (n, k))

@@ -79,12 +79,13 @@ def ways(loaded: LoadedModel, call: dict[str, Any], settings: DistilledSettings)
     loaded.model.requires_grad_(True)
     kept = count_activations(lambda: loaded.model(**call), [b.module for b in loaded.blocks], loaded.model.parameters())
     whole = replace(settings, checkpoint_blocks=True)
-    frozen = replace(whole, train_codes=False, low_rank=64, train_dense="biases")
+    frozen = replace(whole, train_codes=False, train_dense="biases")
+    ranked = {name: replace(layer, low_rank=64) for name, layer in layers.items()}
     found = []
-    for name, one in (("end to end", whole), ("frozen codes, rank 64", frozen)):
+    for name, one, its in (("end to end", whole, layers), ("frozen codes, rank 64", frozen, ranked)):
         # Quantised weights of a block are made again with its activations, as bf16.
         extra = 2 * max(_weights(block.linears.values()) for block in loaded.blocks)
-        memory = inventory(loaded, layers, one, dtypes).memory(
+        memory = inventory(loaded, its, one, dtypes).memory(
             one, teacher_bytes=2, activations=kept.recomputed + (extra if one.train_codes else 0)
         )
         found.append(Way(name, one, memory, _hours(flops, one)))

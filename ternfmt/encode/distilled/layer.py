@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...pack import pack
-from ...tensor import LowRank, Plane, TernaryTensor
+from ...tensor import Plane, TernaryTensor
+from ..low_rank import stored_low_rank
 from ..scales import F16_MAX, F16_MIN
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -70,7 +71,7 @@ class TernaryLayer(nn.Module):
         scale[~codes.any(axis=2)] = 0  # rows of zeros, as canonical files have them
         low_rank = None
         if self.down is not None and self.up is not None:
-            low_rank = LowRank(_to_numpy(self.down.half()), _to_numpy(self.up.half()))
+            low_rank = stored_low_rank((self.down, self.up))
         planes = tuple(Plane(pack(c), s) for c, s in zip(codes, scale, strict=True))
         return TernaryTensor((codes.shape[1], codes.shape[2]), planes, low_rank=low_rank)
 

@@ -31,7 +31,6 @@ class DistilledSettings:
             that is trained, in a fraction of the memory.
         train_dense: ``all`` dense tensors are trained with the scales, those inside ``blocks``, or those of ternary
             layers and norms inside blocks alone: ``biases``.
-        low_rank: rank of a branch beside every ternary layer, or 0.
         feature_weight: of the mean relative squared error of blocks' outputs, added to that of the model's output.
         start: ``exact``, or a name for the tensors that `distill` is given to start from.
         blockwise: a block at a time; None decides by the memory there is.
@@ -61,7 +60,6 @@ class DistilledSettings:
     codes_from: float = 0.0
     train_codes: bool = True
     train_dense: str = "all"
-    low_rank: int = 0
     feature_weight: float = 0.0
     start: str = "exact"
     blockwise: bool | None = None
@@ -84,7 +82,7 @@ class DistilledSettings:
             _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         for name in ("warmup", "decay", "low_rank_from", "codes_from"):
             _require(0 <= getattr(self, name) <= 1, name, "0 to 1", getattr(self, name))
-        for name in ("low_rank", "feature_weight", "checkpoint_seconds"):
+        for name in ("feature_weight", "checkpoint_seconds"):
             _require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
         _require(self.decay_shape in ("linear", "cosine"), "decay_shape", "linear or cosine", self.decay_shape)
         _require(

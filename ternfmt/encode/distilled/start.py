@@ -23,7 +23,7 @@ def open_start(path: Path, plan: Plan) -> Model:
         plan: what is trained.
 
     Raises:
-        SettingsError: a layer is not ternary there, has more planes, or groups.
+        SettingsError: a layer is not ternary there, has more planes, groups, or another low-rank term.
         FormatError: it is no ternary model.
         OSError: it cannot be read.
     """
@@ -32,12 +32,16 @@ def open_start(path: Path, plan: Plan) -> Model:
     for name, layer in plan.layers.items():
         entry = model.document.entries.get(name)
         most = layer.planes if plan.dial is None else PLANES_MAX
-        if entry is None or entry.planes > most or entry.group_size is not None:
-            found = "none" if entry is None else f"{entry.planes} planes, group size {entry.group_size}"
+        ranks = (None, layer.low_rank or None)
+        if entry is None or entry.planes > most or entry.group_size is not None or entry.low_rank not in ranks:
+            found = "none"
+            if entry is not None:
+                found = f"{entry.planes} planes, group size {entry.group_size}, rank {entry.low_rank}"
             model.close()
             raise SettingsError(
-                f"{path}: {name!r}: expected at most {most} planes without groups to start from, got {found}; "
-                f"give the options that it was made with, or another --start"
+                f"{path}: {name!r}: expected at most {most} planes without groups, and no low-rank term but of rank "
+                f"{layer.low_rank}, to start from, got {found}; give the options that it was made with, or another "
+                f"--start"
             )
     return model
 

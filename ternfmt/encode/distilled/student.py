@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...container import DTYPES
 from ...tensor import TernaryTensor
 from ..data_free import data_free
+from ..low_rank import start_low_rank
 from ..run.solution import Solved
 from ..settings import LayerSettings
 from .frozen import FrozenLinear
@@ -110,7 +111,7 @@ def make_layer(
             f"got {len(tensor.planes)} of {list(tensor.shape)} with group size {tensor.group_size}"
         )
     tensor = add_planes(tensor, layer.planes)
-    low_rank = _start_low_rank(weight.float(), tensor, settings) if settings.low_rank else None
+    low_rank = start_low_rank(weight, tensor, layer.low_rank, settings.seed) if layer.low_rank else None
     bias = None if linear.bias is None else linear.bias.detach()
     if settings.train_codes:
         latent, scale = start_latent(weight, tensor)
@@ -147,20 +148,6 @@ def dense_parameters(
         if wanted[settings.train_dense]:
             chosen[name] = parameter
     return chosen
-
-
-def _start_low_rank(weight: Tensor, tensor: TernaryTensor, settings: DistilledSettings) -> tuple[Tensor, Tensor]:
-    """The best branch for what the planes leave over: the first singular vectors of the remainder."""
-    if tensor.low_rank is not None:
-        down, up = (torch.from_numpy(a.astype(np.float32)) for a in (tensor.low_rank.down, tensor.low_rank.up))
-        return down.to(weight.device), up.to(weight.device)
-    left = weight - torch.from_numpy(tensor.dequantize()).to(weight.device)
-    rank = min(settings.low_rank, *left.shape)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        u, s, v = torch.svd_lowrank(left.cpu(), q=min(rank + 8, *left.shape), niter=4)
-    root = s[:rank].sqrt()
-    return (v[:, :rank] * root).T.contiguous().to(weight.device), (u[:, :rank] * root).contiguous().to(weight.device)
 
 
 @torch.no_grad()

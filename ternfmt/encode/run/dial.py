@@ -1,4 +1,4 @@
-"""The dial: second planes for the layers that gain most by them, as far as a block ratio allows.
+"""The dial: further planes for the layers that gain most by them, as far as a block ratio allows.
 
 `spend` decides from costs, `measure` makes the costs of a layer, `choose_planes` does both for a model.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -43,13 +44,15 @@ class Option:
 
     Attributes:
         planes: number of planes.
-        stored_bytes: of all codes and scales.
+        stored_bytes: of all codes and scales, and of the low-rank term.
         noise: what storing it so costs in quality, in any unit that adds up over layers.
+        low_rank: rank of a low-rank term, or 0.
     """
 
     planes: int
     stored_bytes: int
     noise: float
+    low_rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class LayerCosts:
     Attributes:
         name: the tensor.
         weights: number of weights.
-        options: at least one, in ascending order of planes and bytes.
+        options: at least one, in ascending order of bytes.
     """
 
     name: str
@@ -82,29 +85,39 @@ class DialLayer:
 
     Attributes:
         shape: its logical shape.
-        settings: how it is quantised, but for method and planes.
-        fixed: method and planes stay as they are, too (an override names them).
+        settings: how it is quantised, but for method and planes; a low-rank term is one that it may be given.
+        fixed: all of them stay as they are (an override names the layer).
     """
 
     shape: tuple[int, ...]
     settings: LayerSettings
     fixed: bool = False
 
-    def with_planes(self, planes: int) -> LayerSettings:
+    def with_planes(self, planes: int, low_rank: int = 0) -> LayerSettings:
         """The settings for a number of planes; one plane is method ``exact``, but for a method that needs data."""
         if self.fixed:
             return self.settings
         if self.settings.method in DATA_METHODS:
-            return replace(self.settings, planes=planes)
+            return replace(self.settings, planes=planes, low_rank=low_rank)
         return replace(self.settings, method="exact" if planes == 1 else "planes", planes=planes)
 
+    def ways(self, planes: Iterable[int]) -> list[LayerSettings]:
+        """The settings to choose from, each once, in ascending order of bytes."""
+        ranks = dict.fromkeys((0, self.settings.low_rank))
+        found = dict.fromkeys(self.with_planes(count, rank) for count in planes for rank in ranks)
+        return sorted(found, key=self.stored_bytes)
+
+    def stored_as(self, option: Option) -> LayerSettings:
+        """The settings that an option stands for."""
+        return self.with_planes(option.planes, option.low_rank)
+
     def stored_bytes(self, settings: LayerSettings, *, wide: bool = False) -> int:
-        """Bytes of codes and scales; ``wide`` has F32 in place of F16 scales."""
+        """Bytes of codes, scales and low-rank term; ``wide`` has F32 in place of F16 scales."""
         return sum(nbytes(*stored) for stored in settings.stored("", self.shape, wide=wide).values())
 
 
-def spend(costs: Sequence[LayerCosts], ratio: float) -> dict[str, int]:
-    """Planes per layer: the least noise for the bytes, and never a block ratio below ``ratio``.
+def spend(costs: Sequence[LayerCosts], ratio: float) -> dict[str, Option]:
+    """How to store each layer: the least noise for the bytes, and never a block ratio below ``ratio``.
 
     Each layer starts with its smallest option. Steps to larger ones, along the lower convex hull of the layer's
     (bytes, noise), are taken in the order of noise saved per byte, over all layers, until the next one would take the
@@ -124,13 +137,13 @@ def spend(costs: Sequence[LayerCosts], ratio: float) -> dict[str, int]:
         for before, after in pairwise(_convex_hull(layer.options)):
             # Slopes rise along a hull; where rounding has it otherwise, a layer's steps still come in their order.
             slope = max(slope, _slope(before, after))
-            steps.append((slope, number, after.planes, after.stored_bytes - before.stored_bytes))
-    chosen = {layer.name: layer.options[0].planes for layer in costs}
-    for _, number, planes, more in sorted(steps):
+            steps.append((slope, number, after.stored_bytes - before.stored_bytes, after))
+    chosen = {layer.name: layer.options[0] for layer in costs}
+    for _, number, more, option in sorted(steps, key=itemgetter(0, 1)):  # stable: a layer's steps stay in their order
         if bf16_bytes / (total + more) < ratio:
             break
         total += more
-        chosen[costs[number].name] = planes
+        chosen[costs[number].name] = option
     return chosen
 
 
@@ -149,7 +162,7 @@ def measure(name: str, layer: DialLayer, planes: Iterable[int], read: ReadRows) 
     runs = sample(layer.shape[0], math.prod(layer.shape[1:]))
     weight = np.concatenate([read(name, run.start, run.stop) for run in runs])
     options = []
-    for settings in dict.fromkeys(map(layer.with_planes, planes)):
+    for settings in layer.ways(planes):
         try:
             report = _report(name, weight, settings)
         except WeightError as error:
@@ -228,7 +241,7 @@ def choose_planes(
             pool.shutdown(cancel_futures=True)
             raise
     chosen = spend(costs, ratio)
-    return {name: layer.with_planes(chosen[name]) for name, layer in layers.items()}
+    return {name: layer.stored_as(chosen[name]) for name, layer in layers.items()}
 
 
 def planes_needed(layers: Mapping[str, DialLayer], ratio: float) -> int:

@@ -64,8 +64,30 @@ def test_a_layer_without_influence_costs_nothing():
 def test_the_dial_spends_where_the_output_gains():
     loaded = make_toy()
     chosen = spend(measure(loaded), 4.0)
-    assert set(chosen.values()) <= {1, 2, 3}
+    assert {option.planes for option in chosen.values()} <= {1, 2, 3}
     assert set(chosen) == set(loaded.linears)
+
+
+def test_a_low_rank_term_is_a_way_to_spend_bytes():
+    """Where the weight is a ternary matrix and one of rank 1, a term of rank 1 leaves less than a plane would."""
+    loaded = make_toy()
+    name = "blocks.0.up.weight"
+    weight = loaded.linears[name].weight
+    column, row = (torch.randn(size, generator=torch.Generator().manual_seed(size)) for size in weight.shape)
+    with torch.no_grad():
+        weight.copy_(weight.sign() + 3 * column[:, None] * row)
+    layers = {
+        other: DialLayer(layer.shape, LayerSettings("distilled", low_rank=1), layer.fixed)
+        for other, layer in dial_layers(loaded).items()
+    }
+    costs = measure(loaded, layers=layers)
+    options = {(o.planes, o.low_rank): o for c in costs if c.name == name for o in c.options}
+    assert set(options) == {(planes, rank) for planes in (1, 2, 3) for rank in (0, 1)}
+    for (planes, rank), option in options.items():
+        assert option.stored_bytes == options[planes, 0].stored_bytes + 2 * rank * sum(weight.shape)
+        assert not rank or option.noise < options[planes, 0].noise
+    settings = layers[name].stored_as(options[2, 1])
+    assert (settings.planes, settings.low_rank) == (2, 1)
 
 
 def test_a_fixed_layer_has_one_option():

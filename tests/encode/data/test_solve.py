@@ -90,7 +90,10 @@ def test_a_start_with_too_many_planes_is_refused_before_anything_is_made(
     convert(plan_conversion(folders("bert"), Settings("planes")), start)
     arguments = ["convert", str(folders("bert")), str(made), "--method", "distilled", "--start", str(start)]
     assert main(arguments) == 1
-    assert "expected at most 1 planes without groups to start from, got 2 planes" in capsys.readouterr().err
+    assert (
+        "expected at most 1 planes without groups, and no low-rank term but of rank 0, to start from, got 2 planes"
+        in capsys.readouterr().err
+    )
     assert not list(tmp_path.rglob("texts-*"))
 
 
@@ -108,6 +111,17 @@ def test_the_dial_asks_the_model(folders: Folders, tmp_path: Path) -> None:
     assert {layer.planes for layer in result.layers} == {1, 2}
     bf16 = 2 * sum(layer.weights for layer in result.layers)
     assert bf16 / sum(layer.stored_bytes for layer in result.layers) >= 3.2
+
+
+def test_the_dial_may_spend_on_low_rank_terms_and_the_ratio_holds(folders: Folders, tmp_path: Path) -> None:
+    told = replace(FEW, low_rank=1)
+    plan = plan_conversion(folders("bert"), Settings("distilled", 1, ratio=3.0, calibration=told))
+    result = convert(plan, tmp_path / "made")
+    with ternfmt.open(tmp_path / "made") as model:
+        found = {(info.planes, info.low_rank) for info in model.tensors.values() if info.planes}
+    assert any(rank == 1 for _, rank in found)
+    bf16 = 2 * sum(layer.weights for layer in result.layers)
+    assert bf16 / sum(layer.stored_bytes for layer in result.layers) >= 3.0
 
 
 @pytest.mark.parametrize("method", ["calibrated", "distilled"])

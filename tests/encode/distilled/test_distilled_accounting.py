@@ -30,19 +30,19 @@ def nbytes(tensors) -> int:
 
 
 @pytest.mark.parametrize(
-    ("changes", "planes"),
+    ("changes", "planes", "low_rank"),
     [
-        ({}, 1),
-        ({}, 2),
-        ({"low_rank": 3}, 1),
-        ({"train_codes": False, "low_rank": 3}, 2),
-        ({"train_dense": "biases"}, 1),
+        ({}, 1, 0),
+        ({}, 2, 0),
+        ({}, 1, 3),
+        ({"train_codes": False}, 2, 3),
+        ({"train_dense": "biases"}, 1, 0),
     ],
 )
-def test_weights_gradients_and_optimizers_are_counted_to_the_byte(changes, planes):
+def test_weights_gradients_and_optimizers_are_counted_to_the_byte(changes, planes, low_rank):
     settings = replace(SETTINGS, **changes)
     model = tiny.loaded()
-    layers, dtypes = tiny.layers(model, planes), tiny.dense_dtypes(model)
+    layers, dtypes = tiny.layers(model, planes, low_rank=low_rank), tiny.dense_dtypes(model)
     planned = inventory(model, layers, settings, dtypes).memory(settings, teacher_bytes=4)
     student = make_student(model, layers, settings, dtypes)
     trainer = Trainer(model, student, tiny.Noise(), settings)

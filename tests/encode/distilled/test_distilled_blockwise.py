@@ -24,11 +24,11 @@ SETTINGS = DistilledSettings(
 )
 
 
-def run(folder, settings=SETTINGS, progress=lambda what, share: None, calls=None):
+def run(folder, settings=SETTINGS, progress=lambda what, share: None, calls=None, **layer):
     model = tiny.loaded()
     solution = Solution(folder / "solution")
     distill(
-        model, calls or Noise(1), Noise(2), tiny.layers(model), solution, settings, folder / "work", progress,
+        model, calls or Noise(1), Noise(2), tiny.layers(model, **layer), solution, settings, folder / "work", progress,
         tiny.dense_dtypes(model),
     )  # fmt: skip
     return model, solution
@@ -90,9 +90,9 @@ def test_a_finished_run_is_not_run_again(tmp_path):
 
 def test_low_rank_and_frozen_codes_work_too(tmp_path):
     settings = DistilledSettings(
-        steps=4, batch=8, samples=16, blockwise=True, low_rank=2, train_codes=False, micro_batch=4, validation_calls=1
+        steps=4, batch=8, samples=16, blockwise=True, train_codes=False, micro_batch=4, validation_calls=1
     )
-    model, solution = run(tmp_path, settings)
+    model, solution = run(tmp_path, settings, low_rank=2)
     for name, linear in model.linears.items():
         assert solution[name].codes.tobytes() == quantize(linear.weight.numpy()).codes.tobytes()
         assert solution[name].low_rank.down.shape == (2, linear.in_features)

@@ -55,7 +55,6 @@ def test_rates_are_shares_and_the_last_part_never_rises(group, steps, warmup, de
         ({"warmup": 1.5}, "warmup: expected 0 to 1, got 1.5"),
         ({"decay": -0.1}, "decay"),
         ({"codes_from": 2.0}, "codes_from"),
-        ({"low_rank": -1}, "low_rank"),
         ({"decay_shape": "step"}, "decay_shape: expected linear or cosine, got step"),
         ({"train_dense": "some"}, "train_dense"),
     ],

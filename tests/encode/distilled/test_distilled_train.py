@@ -63,18 +63,18 @@ def test_training_lowers_the_error_on_calls_it_has_not_seen(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("changes", "planes"),
+    ("changes", "planes", "low_rank"),
     [
-        ({}, 1),
-        ({}, 2),
-        ({"low_rank": 2}, 1),
-        ({"train_codes": False, "low_rank": 2}, 1),
-        ({"train_dense": "biases"}, 1),
-        ({"feature_weight": 1.0, "checkpoint_blocks": True, "micro_batch": 4, "validation_calls": 2}, 1),
+        ({}, 1, 0),
+        ({}, 2, 0),
+        ({}, 1, 2),
+        ({"train_codes": False}, 1, 2),
+        ({"train_dense": "biases"}, 1, 0),
+        ({"feature_weight": 1.0, "checkpoint_blocks": True, "micro_batch": 4, "validation_calls": 2}, 1, 0),
     ],
 )
-def test_what_is_written_is_what_was_evaluated(tmp_path, changes, planes):
-    model, solution = run(tmp_path, replace(SETTINGS, **changes), planes)
+def test_what_is_written_is_what_was_evaluated(tmp_path, changes, planes, low_rank):
+    model, solution = run(tmp_path, replace(SETTINGS, **changes), planes, low_rank=low_rank)
     last = log_of(tmp_path)[-1]
     assert last["written"]
     assert error_of(model, solution) == pytest.approx(last["error"], rel=1e-4)
@@ -107,10 +107,10 @@ def test_written_tensors_give_the_students_outputs_to_the_bit(tmp_path):
     assert output_of(student.model(**call)).equal(output_of(plain(**call)))
 
 
-@pytest.mark.parametrize("changes", [{}, {"low_rank": 1, "codes_from": 0.3, "feature_weight": 0.5}])
-def test_a_run_that_was_killed_goes_on_to_the_bit(tmp_path, changes):
+@pytest.mark.parametrize(("changes", "low_rank"), [({}, 0), ({"codes_from": 0.3, "feature_weight": 0.5}, 1)])
+def test_a_run_that_was_killed_goes_on_to_the_bit(tmp_path, changes, low_rank):
     settings = replace(SETTINGS, **changes)
-    _, whole = run(tmp_path / "whole", settings)
+    _, whole = run(tmp_path / "whole", settings, low_rank=low_rank)
 
     class Killed(Noise):
         def call(self, number, size):
@@ -119,9 +119,9 @@ def test_a_run_that_was_killed_goes_on_to_the_bit(tmp_path, changes):
             return super().call(number, size)
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "twice", settings, calls=Killed(1))
+        run(tmp_path / "twice", settings, calls=Killed(1), low_rank=low_rank)
     assert not Solution(tmp_path / "twice" / "solution").parts()
-    _, again = run(tmp_path / "twice", settings)
+    _, again = run(tmp_path / "twice", settings, low_rank=low_rank)
     for name in whole:
         ours, theirs = again[name], whole[name]
         if isinstance(ours, TernaryTensor):
@@ -255,8 +255,8 @@ def test_the_teacher_is_not_changed(tmp_path):
 
 
 def test_one_seed_one_result(tmp_path):
-    _, first = run(tmp_path / "1", replace(SETTINGS, low_rank=2))
-    _, second = run(tmp_path / "2", replace(SETTINGS, low_rank=2))
+    _, first = run(tmp_path / "1", low_rank=2)
+    _, second = run(tmp_path / "2", low_rank=2)
     files = [sorted((s.folder).glob("*.safetensors")) for s in (first, second)]
     assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
 

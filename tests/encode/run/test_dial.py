@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from ternfmt.encode.quantize import quantize
 from ternfmt.encode.run import dial
-from ternfmt.encode.run.dial import DialLayer, LayerCosts, Option, RatioError, choose_planes, measure, sample, spend
+from ternfmt.encode.run.dial import DialLayer, LayerCosts, Option, RatioError, choose_planes, measure, sample
+from ternfmt.encode.run.dial import spend as spend_options
 from ternfmt.encode.settings import LayerSettings
 from ternfmt.encode.weights import WeightError
 
@@ -32,6 +33,10 @@ def models(draw, convex: bool = False) -> list[LayerCosts]:
             noise -= fall
         layers.append(LayerCosts(f"layer{i}", weights, tuple(options)))
     return layers
+
+
+def spend(layers: list[LayerCosts], ratio: float) -> dict[str, int]:
+    return {name: option.planes for name, option in spend_options(layers, ratio).items()}
 
 
 def reach(layers: list[LayerCosts]) -> tuple[float, float]:
