@@ -1,5 +1,7 @@
 """What each part of `distilled` is worth on the sample FLUX, one ternary plane, short runs that differ in one thing.
 
+All of them but two go on from the same result of `calibrated`.
+
     python examples/sample-flux/ablate.py [--steps 200]
 
 Prints a Markdown table: error of the velocity on held-out prompts, relative to its square, in percent. Runs are far too
@@ -47,7 +49,7 @@ class Variant:
         length: its steps are those of the first run, times this.
         two_planes: part of the names of layers that get a second plane.
         low_rank: rank of the low-rank term of every layer.
-        before: what gives the codes to start from; None is `exact`.
+        before: what gives the codes to start from: ``exact``, ``calibrated`` or ``blockwise``.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -55,7 +57,7 @@ class Variant:
     length: float = 1
     two_planes: str | None = None
     low_rank: int = 0
-    before: str | None = None
+    before: str = "calibrated"
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -75,68 +77,94 @@ VARIANTS: Mapping[str, Variant] = {
     "a third of the calls without a prompt": Variant(data={"unconditioned": 0.33}),
     "modulation on two planes": Variant(two_planes=MODULATION),
     "rank 4 beside each layer": Variant(low_rank=4),
-    "from calibrated": Variant(before="calibrated"),
+    "from exact": Variant(before="exact"),
     "from block by block": Variant(before="blockwise"),
 }
 
 
-def run(
-    variant: Variant, loaded: LoadedModel, plan: Plan, data: tuple[Calls, Calls], steps: int, folder: Path
-) -> float:
+@dataclass(frozen=True)
+class Sample:
+    """What all runs share.
+
+    Attributes:
+        loaded: the teacher.
+        layers: its ternary tensors, with one plane.
+        dtypes: dtype of every dense tensor.
+        calls, held_out: data.
+        data: folder of the pictures.
+    """
+
+    loaded: LoadedModel
+    layers: Mapping[str, LayerSettings]
+    dtypes: Mapping[str, str]
+    calls: Calls
+    held_out: Calls
+    data: Path
+
+    def calls_with(self, **settings: Any) -> Calls:
+        """Calls made in another way from the same pictures."""
+        return Trajectories(self.data, "train", **settings)
+
+
+def run(variant: Variant, sample: Sample, start: Solution | None, steps: int, folder: Path) -> float:
     """Distil; return the held-out error of what would be written."""
-    calls, held_out = data
-    if variant.data:
-        calls = Trajectories(pictures_folder(folder.parent), "train", **variant.data)
     layers = {
         name: replace(
             layer,
             planes=2 if variant.two_planes and variant.two_planes in name else 1,
             low_rank=variant.low_rank,
         )
-        for name, layer in plan.layers.items()
+        for name, layer in sample.layers.items()
     }
-    dtypes = {name: recipe.dtype for name, recipe in plan.recipes.items() if name not in plan.layers}
     settings = DistilledSettings(
         steps=round(steps * variant.length),
         batch=BATCH,
         validate_every=10**6,
         blockwise=False,
-        start=variant.before or "exact",
+        start=variant.before,
         **variant.settings,
     )
-    start = begin(variant.before, loaded, layers, calls, held_out, settings, folder, dtypes)
-    work = folder / "work"
-    distill(loaded, calls, held_out, layers, Solution(folder / "end"), settings, work, _silent, dtypes, start)
-    error: float = json.loads((work / "log.jsonl").read_text().splitlines()[-1])["error"]
+    _distill(sample, layers, settings, sample.calls_with(**variant.data), folder, start)
+    error: float = json.loads((folder / "work" / "log.jsonl").read_text().splitlines()[-1])["error"]
     return error
 
 
-def begin(
-    before: str | None,
-    loaded: LoadedModel,
-    layers: Mapping[str, LayerSettings],
-    calls: Calls,
-    held_out: Calls,
-    settings: DistilledSettings,
-    folder: Path,
-    dtypes: Mapping[str, str],
-) -> Solution | None:
-    """Make what a variant starts from."""
-    if before is None:
+def begin(before: str, sample: Sample, steps: int, folder: Path) -> Solution | None:
+    """Make what variants start from; `exact` needs nothing."""
+    if before == "exact":
         return None
+    if before == "blockwise":
+        of_block = DistilledSettings(steps=steps // 4, batch=BATCH, blockwise=True, samples=512, start="exact")
+        return _distill(sample, sample.layers, of_block, sample.calls, folder, None)
     found = Solution(folder / "begin")
-    work = folder / "begin-work"
-    if before == "calibrated":
-        calibrate(loaded, calls, layers, found, CalibratedSettings(samples=128, batch=BATCH), work, _silent, dtypes)
-    else:
-        per_block = replace(settings, blockwise=True, start="exact", samples=512, steps=settings.steps // 4)
-        distill(loaded, calls, held_out, layers, found, per_block, work, _silent, dtypes)
+    settings = CalibratedSettings(samples=128, batch=BATCH)
+    calibrate(sample.loaded, sample.calls, sample.layers, found, settings, folder / "work", _silent, sample.dtypes)
     return found
 
 
-def pictures_folder(folder: Path) -> Path:
-    """Where `make_data` has put the pictures."""
-    return next((folder / "data").glob("pictures-*"))
+def _distill(
+    sample: Sample,
+    layers: Mapping[str, LayerSettings],
+    settings: DistilledSettings,
+    calls: Calls,
+    folder: Path,
+    start: Solution | None,
+) -> Solution:
+    found = Solution(folder / "end")
+    work = folder / "work"
+    distill(sample.loaded, calls, sample.held_out, layers, found, settings, work, _silent, sample.dtypes, start)
+    return found
+
+
+def make_sample(plan: Plan, samples: int, folder: Path) -> Sample:
+    """Load the model and let it draw."""
+    loaded = load_model(plan)
+    prompts = Path(write_prompts(folder / "prompts.txt"))
+    calls, held_out = make_data(
+        plan, loaded, folder / "data", prompts=prompts, samples=samples, held_out=128, trust_remote_code=True
+    )
+    dtypes = {name: recipe.dtype for name, recipe in plan.recipes.items() if name not in plan.layers}
+    return Sample(loaded, plan.layers, dtypes, calls, held_out, next((folder / "data").glob("pictures-*")))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -150,21 +178,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("| | held-out error, % |\n|---|---|", flush=True)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        loaded = load_model(plan)
-        prompts = Path(write_prompts(folder / "prompts.txt"))
-        data = make_data(
-            plan,
-            loaded,
-            folder / "data",
-            prompts=prompts,
-            samples=arguments.samples,
-            held_out=128,
-            trust_remote_code=True,
-        )
+        sample = make_sample(plan, arguments.samples, folder)
+        starts: dict[str, Solution | None] = {}
         for number, variant in enumerate(arguments.variants):
-            part = folder / str(number)
-            part.mkdir()
-            error = run(VARIANTS[variant], loaded, plan, data, arguments.steps, part)
+            what = VARIANTS[variant]
+            if what.before not in starts:
+                starts[what.before] = begin(what.before, sample, arguments.steps, folder / what.before)
+            error = run(what, sample, starts[what.before], arguments.steps, folder / str(number))
             print(f"| {variant} | {100 * error:.3g} |", flush=True)
     return 0
 
