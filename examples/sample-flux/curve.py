@@ -44,6 +44,7 @@ DATA = ("--prompts", "PROMPTS", "--trust-remote-code", "--samples", "128", "--he
 POINTS: Mapping[str, tuple[str, tuple[str, ...] | Path]] = {
     "two planes": ("planes", ("--method", "planes")),
     "distilled": ("distilled", HERE / "distilled"),
+    "distilled at 6": ("distilled", HERE / "distilled-6"),
     "calibrated": ("calibrated", ("--method", "calibrated", *DATA)),
     "exact": ("exact", ("--method", "exact")),
     "absmean": ("absmean", ("--method", "absmean")),
