@@ -49,7 +49,7 @@ class Variant:
         length: its steps are those of the first run, times this.
         two_planes: part of the names of layers that get a second plane.
         low_rank: rank of the low-rank term of every layer.
-        before: what gives the codes to start from: ``exact``, ``calibrated`` or ``blockwise``.
+        start: what gives the codes to start from: ``exact``, ``calibrated`` or ``blockwise``.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Variant:
     length: float = 1
     two_planes: str | None = None
     low_rank: int = 0
-    before: str = "calibrated"
+    start: str = "calibrated"
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -77,8 +77,8 @@ VARIANTS: Mapping[str, Variant] = {
     "a third of the calls without a prompt": Variant(data={"unconditioned": 0.33}),
     "modulation on two planes": Variant(two_planes=MODULATION),
     "rank 4 beside each layer": Variant(low_rank=4),
-    "from exact": Variant(before="exact"),
-    "from block by block": Variant(before="blockwise"),
+    "from exact": Variant(start="exact"),
+    "from block by block": Variant(start="blockwise"),
 }
 
 
@@ -121,7 +121,7 @@ def run(variant: Variant, sample: Sample, start: Solution | None, steps: int, fo
         batch=BATCH,
         validate_every=10**6,
         blockwise=False,
-        start=variant.before,
+        start=variant.start,
         **variant.settings,
     )
     _distill(sample, layers, settings, sample.calls_with(**variant.data), folder, start)
@@ -129,11 +129,11 @@ def run(variant: Variant, sample: Sample, start: Solution | None, steps: int, fo
     return error
 
 
-def begin(before: str, sample: Sample, steps: int, folder: Path) -> Solution | None:
+def begin(start: str, sample: Sample, steps: int, folder: Path) -> Solution | None:
     """Make what variants start from; `exact` needs nothing."""
-    if before == "exact":
+    if start == "exact":
         return None
-    if before == "blockwise":
+    if start == "blockwise":
         of_block = DistilledSettings(steps=steps // 4, batch=BATCH, blockwise=True, samples=512, start="exact")
         return _distill(sample, sample.layers, of_block, sample.calls, folder, None)
     found = Solution(folder / "begin")
@@ -176,16 +176,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     plan = plan_conversion(MODEL, Settings("distilled", 1))
     print("| | held-out error, % |\n|---|---|", flush=True)
-    with TemporaryDirectory() as name:
-        folder = Path(name)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         sample = make_sample(plan, arguments.samples, folder)
         starts: dict[str, Solution | None] = {}
-        for number, variant in enumerate(arguments.variants):
-            what = VARIANTS[variant]
-            if what.before not in starts:
-                starts[what.before] = begin(what.before, sample, arguments.steps, folder / what.before)
-            error = run(what, sample, starts[what.before], arguments.steps, folder / str(number))
-            print(f"| {variant} | {100 * error:.3g} |", flush=True)
+        for number, name in enumerate(arguments.variants):
+            variant = VARIANTS[name]
+            if variant.start not in starts:
+                starts[variant.start] = begin(variant.start, sample, arguments.steps, folder / variant.start)
+            error = run(variant, sample, starts[variant.start], arguments.steps, folder / str(number))
+            print(f"| {name} | {100 * error:.3g} |", flush=True)
     return 0
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .contract import Call, Extras, check, check_extras, no_autocast
-from .ops import matmul, matmul_transposed, operator
+from .ops import matmul, matmul_transposed, register_operator
 from .reference import quantise_rows
 from .registry import select
 
@@ -43,7 +43,7 @@ def linear(
     return _linear(x, codes, scales, k, group_size, bias, down, up, int8)
 
 
-@operator(_SCHEMA)
+@register_operator("linear", _SCHEMA)
 def _linear(
     x: Tensor,
     codes: Sequence[Tensor],

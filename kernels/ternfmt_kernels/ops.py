@@ -2,8 +2,9 @@
 
 Each is the other's gradient with respect to x. Codes and scales get no gradient.
 
-They are registered by `torch.library.define` and not `custom_op`: that turns Dynamo off around every call, which takes
-longer than a call of ours, and makes CPython run what is inside at half its speed.
+They are registered by `torch.library.define`: `custom_op` turns Dynamo off around every call, which takes longer than a
+call of ours, and CPython then runs what is inside at half its speed. Graphs of `torch.compile` call the operator as one
+node either way.
 """
 
 from __future__ import annotations
@@ -24,14 +25,13 @@ _SCHEMA = "(Tensor x, Tensor[] codes, Tensor[] scales, SymInt k, SymInt? group_s
 _F = TypeVar("_F", bound=Callable[..., Tensor])
 
 
-def operator(schema: str) -> Callable[[_F], _F]:
-    """Register what is decorated as ``torch.ops.ternfmt.NAME``, for every device, and put the operator in its place.
+def register_operator(name: str, schema: str) -> Callable[[_F], _F]:
+    """Register what is decorated as ``torch.ops.ternfmt.name``, for every device, and put the operator in its place.
 
     How gradients and fake tensors go through it is the caller's to register.
     """
 
     def register(function: _F) -> _F:
-        name = function.__name__.lstrip("_")
         torch.library.define(f"ternfmt::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
         torch.library.impl(f"ternfmt::{name}", "default", function)
         return cast(_F, getattr(torch.ops.ternfmt, name).default)
@@ -39,7 +39,7 @@ def operator(schema: str) -> Callable[[_F], _F]:
     return register
 
 
-@operator(_SCHEMA)
+@register_operator("matmul", _SCHEMA)
 def matmul(
     x: Tensor,
     codes: Sequence[Tensor],
@@ -59,7 +59,7 @@ def matmul(
     return y
 
 
-@operator(_SCHEMA)
+@register_operator("matmul_transposed", _SCHEMA)
 def matmul_transposed(
     x: Tensor,
     codes: Sequence[Tensor],

@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ratio",
         type=float,
         metavar="R",
-        help="block ratio to keep while the layers that gain most get second planes; in place of --method, or with "
+        help="block ratio to keep while the layers that gain most get further planes; in place of --method, or with "
         "calibrated or distilled",
     )
     group.add_argument("--group-size", type=int, metavar="G", help="columns that share a scale (default: all)")

@@ -158,8 +158,9 @@ def _method(plan: Plan) -> str:
 def _becomes(plan: Plan, name: str) -> str:
     if name not in plan.layers:
         return "dense"
-    planes = plan.layers[name].planes
-    return "ternary" if planes == 1 else f"{planes} planes"
+    layer = plan.layers[name]
+    planes = "ternary" if layer.planes == 1 else f"{layer.planes} planes"
+    return f"{planes}, rank {layer.low_rank}" if layer.low_rank else planes
 
 
 def _layer(layer: LayerReport) -> dict[str, Any]:

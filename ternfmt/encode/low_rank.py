@@ -18,14 +18,13 @@ def start_low_rank(weight: Tensor, tensor: TernaryTensor, rank: int, seed: int =
     Args:
         weight: ``[N, K]``.
         tensor: its planes.
-        rank: R, at least 1; no more than N or K are made.
+        rank: R, 1 to min(N, K).
         seed: of the decomposition.
     """
     if tensor.low_rank is not None:
         down, up = (torch.from_numpy(a.astype(np.float32)) for a in (tensor.low_rank.down, tensor.low_rank.up))
         return down.to(weight.device), up.to(weight.device)
     left = weight.detach().float().cpu() - torch.from_numpy(tensor.dequantize())
-    rank = min(rank, *left.shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         u, s, v = torch.svd_lowrank(left, q=min(rank + 8, *left.shape), niter=4)

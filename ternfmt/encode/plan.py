@@ -63,7 +63,7 @@ class Plan:
         policy: name of the table of layers that chose.
         is_folder: the output is a folder; else its one file.
         ancillary: what the metadata document says beside the tensors.
-        dial: until `settle` has measured what the layers gain by second planes.
+        dial: until `settle` has measured what the layers gain by further planes and low-rank terms.
         calibration: for the methods in `DATA_METHODS`, else None.
     """
 
@@ -236,7 +236,8 @@ def _plan(checkpoint: Checkpoint, source: TensorSource, settings: Settings) -> P
         if layer is None:
             choices[name] = Choice(False, "an override keeps it dense")
         else:
-            layers[name] = layer
+            n, *rest = recipes[name].shape
+            layers[name] = replace(layer, low_rank=min(layer.low_rank, n, prod(rest)))
     _check_calibration(layers)
     if not layers:
         raise ValueError(

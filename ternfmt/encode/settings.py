@@ -81,7 +81,7 @@ class Settings:
         include, exclude: glob patterns, as for `choose`.
         policy: name of the table of layers to use; None finds it from the checkpoint.
         overrides: settings of single layers.
-        ratio: block ratio to reach by giving second planes to the layers that gain most; None gives every layer
+        ratio: block ratio to reach by giving further planes to the layers that gain most; None gives every layer
             the same.
         names: ``diffusers`` or ``bfl`` to rename; None keeps names.
         component: the part of a pipeline that is converted; None is its transformer.

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
@@ -77,23 +78,29 @@ def measure_output_errors(
         errors = _model_errors(loaded, data) if rule == "model" else _local_errors(loaded, data, missing)
     for name in missing:
         layer, linear = layers[name], loaded.linears[name]
-        ways = layer.ways(asked)
-        tensors = [_quantize(linear.weight, settings, name) for settings in ways]
-        options = tuple(
+        candidates = layer.candidates(asked)
+        tensors = _quantize(linear.weight, candidates, name)
+        options = [
             Option(settings.planes, tensor.nbytes, error, settings.low_rank)
-            for settings, tensor, error in zip(ways, tensors, errors(name, tensors), strict=True)
-        )
-        known[name] = LayerCosts(name, math.prod(layer.shape), options)
+            for settings, tensor, error in zip(candidates, tensors, errors(name, tensors), strict=True)
+        ]
+        options.sort(key=attrgetter("stored_bytes"))  # scales that need F32 are not in the candidates' order
+        known[name] = LayerCosts(name, math.prod(layer.shape), tuple(options))
         record(known[name].to_json())
         progress(name, known[name].weights)
     return [known[name] for name in layers]
 
 
-def _quantize(weight: Tensor, settings: LayerSettings, name: str) -> TernaryTensor:
-    tensor = data_free(weight, settings, name)
-    if not settings.low_rank:
-        return tensor
-    return replace(tensor, low_rank=stored_low_rank(start_low_rank(weight, tensor, settings.low_rank)))
+def _quantize(weight: Tensor, candidates: Sequence[LayerSettings], name: str) -> list[TernaryTensor]:
+    """Each candidate's tensor; those with as many planes share the codes."""
+    bare = {settings.planes: data_free(weight, settings, name) for settings in candidates if not settings.low_rank}
+    tensors = []
+    for settings in candidates:
+        tensor = bare[settings.planes]
+        if settings.low_rank:
+            tensor = replace(tensor, low_rank=stored_low_rank(start_low_rank(weight, tensor, settings.low_rank)))
+        tensors.append(tensor)
+    return tensors
 
 
 Errors = Callable[[str, Sequence[TernaryTensor]], list[float]]

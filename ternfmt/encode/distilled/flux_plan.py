@@ -82,13 +82,13 @@ def ways(loaded: LoadedModel, call: dict[str, Any], settings: DistilledSettings)
     frozen = replace(whole, train_codes=False, train_dense="biases")
     ranked = {name: replace(layer, low_rank=64) for name, layer in layers.items()}
     found = []
-    for name, one, its in (("end to end", whole, layers), ("frozen codes, rank 64", frozen, ranked)):
+    for name, told, ternary in (("end to end", whole, layers), ("frozen codes, rank 64", frozen, ranked)):
         # Quantised weights of a block are made again with its activations, as bf16.
         extra = 2 * max(_weights(block.linears.values()) for block in loaded.blocks)
-        memory = inventory(loaded, its, one, dtypes).memory(
-            one, teacher_bytes=2, activations=kept.recomputed + (extra if one.train_codes else 0)
+        memory = inventory(loaded, ternary, told, dtypes).memory(
+            told, teacher_bytes=2, activations=kept.recomputed + (extra if told.train_codes else 0)
         )
-        found.append(Way(name, one, memory, _hours(flops, one)))
+        found.append(Way(name, told, memory, _hours(flops, told)))
     found.append(_block_by_block(loaded, layers, dtypes, settings, kept.whole, flops))
     return found
 

@@ -29,8 +29,8 @@ class DistilledSettings:
             biases and norms train from the first step.
         train_codes: False keeps the codes of the start, packed: scales, dense tensors and low-rank branches are all
             that is trained, in a fraction of the memory.
-        train_dense: ``all`` dense tensors are trained with the scales, those inside ``blocks``, or those of ternary
-            layers and norms inside blocks alone: ``biases``.
+        train_dense: ``all`` dense tensors but embedding tables are trained with the scales, those of them inside
+            ``blocks``, or those of ternary layers and norms inside blocks alone: ``biases``.
         feature_weight: of the mean relative squared error of blocks' outputs, added to that of the model's output.
         start: ``exact``, or a name for the tensors that `distill` is given to start from.
         blockwise: a block at a time; None decides by the memory there is.

@@ -33,15 +33,15 @@ def open_start(path: Path, plan: Plan) -> Model:
         entry = model.document.entries.get(name)
         most = layer.planes if plan.dial is None else PLANES_MAX
         ranks = (None, layer.low_rank or None)
+        term = f"a low-rank term of rank {layer.low_rank} or none" if layer.low_rank else "no low-rank term"
         if entry is None or entry.planes > most or entry.group_size is not None or entry.low_rank not in ranks:
             found = "none"
             if entry is not None:
                 found = f"{entry.planes} planes, group size {entry.group_size}, rank {entry.low_rank}"
             model.close()
             raise SettingsError(
-                f"{path}: {name!r}: expected at most {most} planes without groups, and no low-rank term but of rank "
-                f"{layer.low_rank}, to start from, got {found}; give the options that it was made with, or another "
-                f"--start"
+                f"{path}: {name!r}: expected at most {most} planes without groups, and {term}, to start from, got "
+                f"{found}; give the options that it was made with, or another --start"
             )
     return model
 

@@ -81,7 +81,7 @@ def make_student(
         start: ternary tensors, and perhaps dense ones, to start from.
 
     Raises:
-        SettingsError: a tensor of the start has another shape, more planes, or groups.
+        SettingsError: a tensor of the start has another shape, more planes, groups, or another rank.
     """
     made: dict[str, Layer] = {}
     memo: dict[int, Any] = {}
@@ -93,7 +93,7 @@ def make_student(
     model = copy.deepcopy(loaded.model, memo).float().eval()
     dense = dense_parameters(model, loaded, made, settings, dense_dtypes)
     if start is not None:
-        _take_dense(model, loaded, start)
+        _take_dense(dense, start)
     return Student(model, made, dense)
 
 
@@ -109,6 +109,12 @@ def make_layer(
         raise SettingsError(
             f"{name!r}: expected at most {layer.planes} planes of {list(weight.shape)} without groups to start from, "
             f"got {len(tensor.planes)} of {list(tensor.shape)} with group size {tensor.group_size}"
+        )
+    rank = 0 if tensor.low_rank is None else len(tensor.low_rank.down)
+    if rank not in (0, layer.low_rank):
+        raise SettingsError(
+            f"{name!r}: expected a start without low-rank term, or one of rank {layer.low_rank}, got rank {rank}; "
+            f"with --ratio the dial may give a layer none: start from a model without"
         )
     tensor = add_planes(tensor, layer.planes)
     low_rank = start_low_rank(weight, tensor, layer.low_rank, settings.seed) if layer.low_rank else None
@@ -151,9 +157,10 @@ def dense_parameters(
 
 
 @torch.no_grad()
-def _take_dense(model: nn.Module, loaded: LoadedModel, start: Mapping[str, Solved]) -> None:
-    for path, parameter in model.named_parameters():
-        found = start.get(loaded.names.get(path, path))
+def _take_dense(dense: Mapping[str, nn.Parameter], start: Mapping[str, Solved]) -> None:
+    """What is trained goes on from there; all else is written as it is in the source."""
+    for name, parameter in dense.items():
+        found = start.get(name)
         if found is not None and not isinstance(found, TernaryTensor):
             parameter.copy_(torch.from_numpy(found.astype(np.float32)))
 

@@ -86,7 +86,7 @@ class DialLayer:
     Attributes:
         shape: its logical shape.
         settings: how it is quantised, but for method and planes; a low-rank term is one that it may be given.
-        fixed: all of them stay as they are (an override names the layer).
+        fixed: method and planes stay as they are, too (an override sets them).
     """
 
     shape: tuple[int, ...]
@@ -95,13 +95,13 @@ class DialLayer:
 
     def with_planes(self, planes: int, low_rank: int = 0) -> LayerSettings:
         """The settings for a number of planes; one plane is method ``exact``, but for a method that needs data."""
+        if self.settings.method in DATA_METHODS:
+            return replace(self.settings, planes=self.settings.planes if self.fixed else planes, low_rank=low_rank)
         if self.fixed:
             return self.settings
-        if self.settings.method in DATA_METHODS:
-            return replace(self.settings, planes=planes, low_rank=low_rank)
         return replace(self.settings, method="exact" if planes == 1 else "planes", planes=planes)
 
-    def ways(self, planes: Iterable[int]) -> list[LayerSettings]:
+    def candidates(self, planes: Iterable[int]) -> list[LayerSettings]:
         """The settings to choose from, each once, in ascending order of bytes."""
         ranks = dict.fromkeys((0, self.settings.low_rank))
         found = dict.fromkeys(self.with_planes(count, rank) for count in planes for rank in ranks)
@@ -121,7 +121,7 @@ def spend(costs: Sequence[LayerCosts], ratio: float) -> dict[str, Option]:
 
     Each layer starts with its smallest option. Steps to larger ones, along the lower convex hull of the layer's
     (bytes, noise), are taken in the order of noise saved per byte, over all layers, until the next one would take the
-    block ratio below ``ratio``. So a larger ratio never gives a layer more planes, and no other choice of options with
+    block ratio below ``ratio``. So a larger ratio never gives a layer more bytes, and no other choice of options with
     as many bytes has less noise. Of equal steps the one of the layer that comes first in ``costs`` is taken first.
 
     Raises:
@@ -162,7 +162,7 @@ def measure(name: str, layer: DialLayer, planes: Iterable[int], read: ReadRows) 
     runs = sample(layer.shape[0], math.prod(layer.shape[1:]))
     weight = np.concatenate([read(name, run.start, run.stop) for run in runs])
     options = []
-    for settings in layer.ways(planes):
+    for settings in layer.candidates(planes):
         try:
             report = _report(name, weight, settings)
         except WeightError as error:

@@ -1,4 +1,4 @@
-"""Turn a plan's dial: measure the layers, then give second planes to those that gain most."""
+"""Turn a plan's dial: measure the layers, then give further planes, and low-rank terms, to those that gain most."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Settled = dict[str, LayerSettings]
 """The settings of every layer."""
 
 Choose = Callable[[Mapping[str, DialLayer], float, Records, Record], Settled]
-"""Chooses planes for a ratio."""
+"""Chooses how to store layers for a ratio."""
 
 
 def settle(

@@ -154,6 +154,9 @@ def _quantize(
             output.write_block(part, 0, scale)
     if solved is not None and solved.low_rank is not None:
         for suffix, factor in ((DOWN_SUFFIX, solved.low_rank.down), (UP_SUFFIX, solved.low_rank.up)):
+            expected = stored[name + suffix][1]
+            if factor.shape != expected:
+                raise ValueError(f"{name + suffix!r}: expected {list(expected)} as planned, got {list(factor.shape)}")
             output.write_block(name + suffix, 0, factor)
             digits[name + suffix] = _digest(factor)
     return Finished(name, digits, spilled, measure.report().to_json())

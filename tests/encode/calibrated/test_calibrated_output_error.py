@@ -78,7 +78,7 @@ def test_a_low_rank_term_is_a_way_to_spend_bytes():
         weight.copy_(weight.sign() + 3 * column[:, None] * row)
     layers = {
         other: DialLayer(layer.shape, LayerSettings("distilled", low_rank=1), layer.fixed)
-        for other, layer in dial_layers(loaded).items()
+        for other, layer in dial_layers(loaded, fixed={"blocks.1.up.weight"}).items()
     }
     costs = measure(loaded, layers=layers)
     options = {(o.planes, o.low_rank): o for c in costs if c.name == name for o in c.options}
@@ -88,6 +88,8 @@ def test_a_low_rank_term_is_a_way_to_spend_bytes():
         assert not rank or option.noise < options[planes, 0].noise
     settings = layers[name].stored_as(options[2, 1])
     assert (settings.planes, settings.low_rank) == (2, 1)
+    fixed = next(c for c in costs if c.name == "blocks.1.up.weight")
+    assert [(o.planes, o.low_rank) for o in fixed.options] == [(1, 0), (1, 1)]
 
 
 def test_a_fixed_layer_has_one_option():

@@ -23,7 +23,7 @@ from ternfmt.encode.distilled.student import make_student, put_in
 from ternfmt.encode.distilled.train import Trainer, train
 from ternfmt.encode.quantize import quantize
 from ternfmt.encode.run.solution import Solution
-from ternfmt.tensor import TernaryTensor
+from ternfmt.tensor import LowRank, TernaryTensor
 from tests.encode.distilled import tiny
 from tests.encode.distilled.tiny import Noise
 
@@ -96,6 +96,27 @@ def test_embedding_tables_stay_as_they_are():
     assert "table.weight" not in student.dense
     assert not student.model.table.weight.requires_grad
     assert {"embed.weight", "blocks.0.norm.weight", "blocks.1.up.weight"} <= set(student.dense)
+
+
+def test_only_what_is_trained_goes_on_from_the_start():
+    whole = tiny.loaded()
+    start = {name: np.full(whole.model.get_parameter(name).shape, 7, np.float32) for name in tiny.dense_dtypes(whole)}
+    settings = replace(SETTINGS, train_dense="biases")
+    student = make_student(whole, tiny.layers(whole), settings, tiny.dense_dtypes(whole), start)
+    parameters = dict(student.model.named_parameters())
+    for name in start:
+        assert (parameters[name] == 7).all() == (name in student.dense), name
+
+
+@pytest.mark.parametrize("low_rank", [0, 2])
+def test_a_start_with_another_rank_is_refused(low_rank):
+    whole = tiny.loaded()
+    name = next(iter(whole.linears))
+    tensor = quantize(whole.linears[name].weight.numpy())
+    ranked = replace(tensor, low_rank=LowRank(np.zeros((1, tensor.k), np.float16), np.zeros((tensor.n, 1), np.float16)))
+    layers = tiny.layers(whole, low_rank=low_rank)
+    with pytest.raises(SettingsError, match=f"of rank {low_rank}, got rank 1" if low_rank else "got rank 1"):
+        make_student(whole, layers, SETTINGS, tiny.dense_dtypes(whole), {name: ranked})
 
 
 def test_written_tensors_give_the_students_outputs_to_the_bit(tmp_path):
