@@ -85,7 +85,9 @@ def print_planned(plan: Plan, source: str, *, listing: bool) -> None:
     unused = left_out(plan.checkpoint)
     if unused:
         print(f"weights left out: {', '.join(unused)}")
-    if listing:
+    if listing and plan.dial is not None:
+        print(f"sizes are those before the dial is turned to {plan.dial.ratio:g}: for that the model has to run")
+    elif listing:
         _print_ratios(planned(plan, source))
 
 

@@ -114,6 +114,17 @@ def test_the_dial_asks_the_model(folders: Folders, tmp_path: Path) -> None:
     assert bf16 / sum(layer.stored_bytes for layer in result.layers) >= 3.2
 
 
+def test_a_dry_run_says_that_the_dial_is_still_to_be_turned(
+    folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--method", "distilled", "--ratio", "3", "--low-rank", "2", "--dry-run"]
+    assert main(["convert", str(folders("bert")), str(tmp_path / "made"), *options]) == 0
+    said = capsys.readouterr().out
+    assert "ternary, rank 2" in said
+    assert "before the dial is turned to 3" in said
+    assert "block ratio" not in said
+
+
 def test_the_dial_may_spend_on_low_rank_terms_and_the_ratio_holds(folders: Folders, tmp_path: Path) -> None:
     told = replace(FEW, low_rank=1)
     plan = plan_conversion(folders("bert"), Settings("distilled", 1, ratio=3.0, calibration=told))

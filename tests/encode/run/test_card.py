@@ -133,7 +133,7 @@ def test_a_card_that_the_hub_reads(tmp_path: Path) -> None:
         "file ratio 7.68x: 23,802,816,640 bytes before, 3,098,986,624 after",
         "| `transformer_blocks.#.attn.to_q.weight` | 19 | 3072x3072 | exact | 1 | row |",
         "| `transformer_blocks.#.ff.net.2.weight` | 18 | 3072x12288 | exact | 1 | row |",
-        "| `transformer_blocks.#.ff.net.2.weight` | 1 | 3072x12288 | planes | 2 | 64 |",
+        "| `transformer_blocks.#.ff.net.2.weight` | 1 | 3072x12288 | planes | 2 | 64 |  |",
     ):
         assert text in card, text
 
