@@ -85,7 +85,8 @@ def model_card(
         _how_to_load(checkpoint, library, config or {}),
         "\n## What is ternary\n\n",
         _measures(layers, numbers),
-        "\n| tensors (# is the block) | count | shape | method | planes | group | rank |\n|---|---|---|---|---|---|---|\n",
+        "\n| tensors (# is the block) | count | shape | method | planes | group | rank |\n",
+        "|---|---|---|---|---|---|---|\n",
         *_kinds(layers),
         "\nThe other tensors are as in the source. `ternfmt inspect` lists all, `ternfmt verify` checks the files.\n",
     ]
@@ -182,4 +183,5 @@ def _kinds(layers: Mapping[str, tuple[LayerSettings, tuple[int, ...]]]) -> Itera
     for (kind, shape, settings), count in sorted(counts.items(), key=lambda item: item[0][:2]):
         group = settings.group_size or "row"
         dimensions = "x".join(map(str, shape))
-        yield f"| `{kind}` | {count} | {dimensions} | {settings.method} | {settings.planes} | {group} | {settings.low_rank or ''} |\n"
+        rank = settings.low_rank or ""
+        yield f"| `{kind}` | {count} | {dimensions} | {settings.method} | {settings.planes} | {group} | {rank} |\n"
