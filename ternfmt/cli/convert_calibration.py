@@ -37,6 +37,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "R",
         "help": "rank of a low-rank term that distillation fits too; with --ratio only where it pays (default: none)",
     },
+    "block_device": {
+        "metavar": "DEVICE",
+        "help": "distil a block at a time here, while the model stays on --device: cuda, for models that do not fit it",
+    },
     "compile": {
         "action": "store_true",
         "default": None,
@@ -65,7 +69,7 @@ def calibration(args: argparse.Namespace) -> Calibration:
     if given and args.method not in DATA_METHODS:
         option = next(iter(given)).replace("_", "-")
         args.parser.error(f"--{option} goes with --method {' or '.join(DATA_METHODS)}")
-    for name in ("steps", "start", "learning_rate", "low_rank", "compile"):
+    for name in ("steps", "start", "learning_rate", "low_rank", "block_device", "compile"):
         if name in given and args.method != "distilled":
             args.parser.error(f"--{name.replace('_', '-')} goes with --method distilled")
     for name in ("samples", "held_out", "batch", "steps", "low_rank", "sampling_steps"):

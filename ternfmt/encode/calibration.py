@@ -34,6 +34,7 @@ class Calibration:
         sampling_steps, guidance: of the trajectories; None is the pipeline's own default.
         seed: of prompts, noise and order.
         device: where the model runs, as torch names it.
+        block_device: where a block at a time is distilled, the model staying on ``device``; None distils there.
         trust_remote_code: run the Python code that a pipeline's folder brings with it.
         data: folder that keeps the data for other conversions too; None keeps it until this one is done.
     """
@@ -51,6 +52,7 @@ class Calibration:
     guidance: float | None = None
     seed: int = 0
     device: str = "cpu"
+    block_device: str | None = None
     trust_remote_code: bool = False
     data: str | None = None
 

@@ -95,6 +95,8 @@ def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solutio
         seed=told.seed,
         start=told.start_name,
         compile=told.compile,
+        blockwise=None if told.block_device is None else True,
+        block_device=told.block_device,
     )
     distill(loaded, calls, held_out, plan.layers, distilled, recipe, work / "distilled", tell, dtypes, start)
     return plan, distilled

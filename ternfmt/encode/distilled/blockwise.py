@@ -91,7 +91,8 @@ def solve_blocks(
     for number, block in enumerate(blocks):
         part = f"{PREFIX}{number:03d}"
         if part not in solution.parts():
-            samples = keep_samples(loaded.model, block, number, student, teacher, work / "samples")
+            with runs_on(block.module, _device(loaded, settings)):
+                samples = keep_samples(loaded.model, block, number, student, teacher, work / "samples")
             solved, before, after = solve_block(
                 loaded, block, samples, together.training, layers, settings, dense_dtypes, start, number
             )
@@ -255,8 +256,8 @@ def _validate(student: Student, samples: Sequence[Path], device: torch.device) -
 
 def _load(path: Path, device: torch.device) -> Sample:
     sample: Sample = map_tensors(
-        lambda t: t.float() if t.is_floating_point() else t,
-        torch.load(path, map_location=device, weights_only=True),
+        lambda t: t.to(device, torch.float32) if t.is_floating_point() else t.to(device),
+        torch.load(path, weights_only=True),
     )
     return sample
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -86,6 +87,17 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     told = []
     run(tmp_path, progress=lambda what, share: told.append(share))
     assert told == []
+
+
+def test_blocks_on_another_device_come_out_the_same(tmp_path):
+    """``cpu:0`` is another name of the one device that every machine has, so that everything is moved there."""
+    few = replace(SETTINGS, steps=2)
+    _, here = run(tmp_path / "here", few)
+    model, there = run(tmp_path / "there", replace(few, block_device="cpu:0"))
+    for name in here:
+        ours, theirs = (s[name].codes if isinstance(s[name], TernaryTensor) else s[name] for s in (here, there))
+        assert ours.tobytes() == theirs.tobytes(), name
+    assert all("forward" not in vars(block.module) for block in model.blocks)
 
 
 def test_low_rank_and_frozen_codes_work_too(tmp_path):
