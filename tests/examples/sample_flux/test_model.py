@@ -1,4 +1,5 @@
 import json
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from sample_flux.ternary import assemble_pipeline
 PACKAGE = Path(sample_flux.__file__).parent
 MODEL = PACKAGE.parent / "model"
 DISTILLED = PACKAGE.parent / "distilled"
+DISTILLED_6 = PACKAGE.parent / "distilled-6"
 
 
 def test_patches_are_undone():
@@ -75,7 +77,7 @@ def test_the_code_in_the_committed_model_is_that_of_the_package(name):
     assert copy.read_bytes() == (PACKAGE / f"{name}.py").read_bytes()
 
 
-@pytest.mark.parametrize("transformer", [None, DISTILLED], ids=["model", "distilled"])
+@pytest.mark.parametrize("transformer", [None, DISTILLED, DISTILLED_6], ids=["model", "distilled", "distilled-6"])
 def test_the_committed_models_draw_what_they_are_asked_for(transformer, tmp_path):
     cases, folder = make_cases("validation", 4), MODEL
     if transformer is not None:
@@ -84,10 +86,13 @@ def test_the_committed_models_draw_what_they_are_asked_for(transformer, tmp_path
     assert judge_pictures(cases, draw(load_pipeline(folder), cases).pictures).mean() >= 0.75
 
 
-def test_the_distilled_model_has_one_ternary_plane_in_every_linear_of_its_blocks():
-    ternfmt.validate(DISTILLED, digests=True)
-    with ternfmt.open(DISTILLED) as file:
+@pytest.mark.parametrize(("folder", "planes", "ratio"), [(DISTILLED, {1}, 7.6), (DISTILLED_6, {1, 2}, 6)])
+def test_every_linear_in_the_blocks_of_the_distilled_models_is_ternary(folder, planes, ratio):
+    ternfmt.validate(folder, digests=True)
+    with ternfmt.open(folder) as file:
         infos = {name: info for name, info in file.tensors.items() if "blocks." in name and len(info.shape) == 2}
         assert sum(".norm" in name for name in infos) == 2 * 2 + 4  # modulation
-        assert {(info.ternary, info.planes, info.low_rank) for info in infos.values()} == {(True, 1, None)}
+        assert {(info.ternary, info.low_rank) for info in infos.values()} == {(True, None)}
+        assert {info.planes for info in infos.values()} == planes
+        assert 2 * sum(prod(info.shape) for info in infos.values()) / sum(i.nbytes for i in infos.values()) >= ratio
         assert file.document.ancillary["encoder"]["method"] == "distilled"
