@@ -67,7 +67,7 @@ def draw_to_file(arguments: argparse.Namespace) -> int:
 
 def print_prompts(arguments: argparse.Namespace) -> int:
     """Print training sentences, as many of each category, for `ternfmt convert --prompts`."""
-    for prompt in calibration_prompts():
+    for prompt in calibration_prompts(more_pairs=arguments.more_pairs):
         print(prompt.text)
     return 0
 
@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.set_defaults(run=draw_to_file)
 
     command = commands.add_parser("prompts", help="print training sentences, for ternfmt convert --prompts")
+    command.add_argument("--more-pairs", action="store_true", help="more of two objects and numbers, which suffer most")
     command.set_defaults(run=print_prompts, pairs=len(CATEGORIES), threads=torch.get_num_threads())
 
     arguments = parser.parse_args(argv)

@@ -95,12 +95,25 @@ def half_coloured_pairs() -> tuple[Prompt, ...]:
     )
 
 
-def calibration_prompts() -> list[Prompt]:
-    """Sentences of the training split, every category's repeated to about the same number, and taken in turns."""
+def placed_pairs() -> tuple[Prompt, ...]:
+    """Sentences such as "a circle above a red square", which are in no category and no split: for calibration alone."""
+    halves = half_coloured_pairs() + all_prompts()["two objects"]
+    return tuple(_prompt("position", *pair.wanted, relation=r) for r, pair in itertools.product(RELATIONS, halves))
+
+
+def calibration_prompts(*, more_pairs: bool = False) -> list[Prompt]:
+    """Sentences of the training split, every category's repeated to about the same number, and taken in turns.
+
+    Args:
+        more_pairs: as many more of the two categories that suffer most, and of `placed_pairs`.
+    """
     of = {**split("train")}
     of["two objects"] += half_coloured_pairs()
-    most = max(map(len, of.values()))
-    return [of[name][number % len(of[name])] for number in range(most) for name in CATEGORIES]
+    turns = [of[name] for name in CATEGORIES]
+    if more_pairs:
+        turns += [of["two objects"], of["counting"], placed_pairs()]
+    most = max(map(len, turns))
+    return [prompts[number % len(prompts)] for number in range(most) for prompts in turns]
 
 
 @cache

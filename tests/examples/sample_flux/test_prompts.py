@@ -3,7 +3,16 @@ import itertools
 import pytest
 
 from sample_flux.cases import make_cases, noise
-from sample_flux.prompts import CATEGORIES, SHARED, SPLITS, all_prompts, half_coloured_pairs, split
+from sample_flux.prompts import (
+    CATEGORIES,
+    SHARED,
+    SPLITS,
+    all_prompts,
+    calibration_prompts,
+    half_coloured_pairs,
+    placed_pairs,
+    split,
+)
 from sample_flux.text_encoder import TOKENS, tokenize
 
 
@@ -44,6 +53,29 @@ def test_half_coloured_pairs_are_in_no_split():
     assert len(texts) == len(half_coloured_pairs()) == 4 * 3 * 4 * 2
     assert {"a red circle and a square", "a circle and a red square"} <= texts
     assert texts.isdisjoint(known)
+
+
+def test_placed_pairs_are_in_no_split():
+    known = {prompt.text for prompts in all_prompts().values() for prompt in prompts}
+    texts = {prompt.text for prompt in placed_pairs()}
+    assert len(texts) == len(placed_pairs()) == 4 * (4 * 3 * 4 * 2 + 4 * 3)
+    assert {"a red circle above a square", "a circle left of a square"} <= texts
+    assert texts.isdisjoint(known)
+
+
+@pytest.mark.parametrize("more_pairs", [False, True])
+def test_calibration_sees_no_sentence_that_is_held_out(more_pairs):
+    held_out = {
+        prompt.text
+        for name in ("validation", "evaluation")
+        for category, prompts in split(name).items()
+        if category not in SHARED
+        for prompt in prompts
+    }
+    texts = [prompt.text for prompt in calibration_prompts(more_pairs=more_pairs)]
+    assert held_out.isdisjoint(texts)
+    assert all(sum(text == one for text in texts) for one in ("a circle", "a red circle and a square"))
+    assert ("a circle left of a square" in texts) == more_pairs
 
 
 def test_unknown_split():
