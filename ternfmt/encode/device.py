@@ -26,6 +26,7 @@ from .levels import levels
 from .quantize import quantize
 from .run.stream import Quantizer
 from .scales import check_scale_dtype, store_scales
+from .torch_device import torch_device
 from .weights import Array, Float64, check_weight, floor_bits
 
 BINS_PER_COLUMN = 4
@@ -45,12 +46,7 @@ def quantizer(name: str) -> Quantizer:
     Raises:
         ValueError: there is no such device here.
     """
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device {name!r}: torch {torch.__version__} cannot use it here: {reason}") from error
+    device = torch_device(name)
 
     def quantize_there(
         weight: Array,

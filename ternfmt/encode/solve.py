@@ -30,6 +30,7 @@ from .run.dial import DialLayer, planes_needed, spend
 from .run.settle import Choose, Record, Records, Settled, turn_dial
 from .run.solution import Solution, Solved
 from .run.work_folder import WorkFolder
+from .torch_device import torch_device
 
 
 def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solution]:
@@ -52,6 +53,8 @@ def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solutio
     assert told is not None
     prompts = Path(told.prompts) if told.prompts else None
     check_data(plan, prompts)
+    if told.block_device is not None:
+        torch_device(told.block_device)  # it is needed hours later
     start: Mapping[str, Solved] | None = None if told.start in STARTS else open_start(Path(told.start), plan)
     tell("load the model", 0.0)
     loaded = load_model(plan, device=told.device, trust_remote_code=told.trust_remote_code)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..plan import Plan
+from ..torch_device import torch_device
 from .blocks import Block, find_blocks, place_of
 
 
@@ -89,12 +90,7 @@ def load_model(
         ValueError: there is no such device.
         ImportError: diffusers or transformers is not installed.
     """
-    try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device {device!r}: torch {torch.__version__} cannot use it here: {reason}") from error
+    place = torch_device(device)
     checkpoint = plan.checkpoint
     if checkpoint.folder is None or checkpoint.config is None:
         raise ModelError(

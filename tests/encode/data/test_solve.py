@@ -98,6 +98,15 @@ def test_a_start_with_too_many_planes_is_refused_before_anything_is_made(
     assert not list(tmp_path.rglob("texts-*"))
 
 
+def test_a_block_device_that_is_not_there_is_refused_before_anything_is_made(
+    folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["convert", str(folders("bert")), str(tmp_path / "made"), "--method", "distilled"]
+    assert main([*arguments, "--block-device", "toaster"]) == 1
+    assert "device 'toaster'" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("texts-*"))
+
+
 def test_a_start_that_is_not_there_is_refused(
     folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
