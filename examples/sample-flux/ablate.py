@@ -101,10 +101,6 @@ class Sample:
     held_out: Calls
     data: Path
 
-    def calls_with(self, **settings: Any) -> Calls:
-        """Calls made in another way from the same pictures."""
-        return Trajectories(self.data, "train", **settings)
-
 
 def run(variant: Variant, sample: Sample, start: Solution | None, steps: int, folder: Path) -> float:
     """Distil; return the held-out error of what would be written."""
@@ -124,7 +120,8 @@ def run(variant: Variant, sample: Sample, start: Solution | None, steps: int, fo
         start=variant.start,
         **variant.settings,
     )
-    _distill(sample, layers, settings, sample.calls_with(**variant.data), folder, start)
+    calls = Trajectories(sample.data, "train", **variant.data) if variant.data else sample.calls
+    _distill(sample, layers, settings, calls, folder, start)
     error: float = json.loads((folder / "work" / "log.jsonl").read_text().splitlines()[-1])["error"]
     return error
 

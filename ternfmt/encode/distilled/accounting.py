@@ -90,7 +90,7 @@ class Inventory:
             teacher_bytes: bytes of a weight of the teacher.
             activations: counted elsewhere.
         """
-        branches = [min(rank, n, k) * size for n, k, _, rank in self.shapes for size in (n, k) if rank]
+        branches = [rank * size for n, k, _, rank in self.shapes for size in (n, k) if rank]
         small = [n * planes for n, _, planes, _ in self.shapes] + list(self.dense) + branches
         if settings.train_codes:
             codes, trained = F32 * self.weights, self.weights
