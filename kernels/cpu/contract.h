@@ -1,6 +1,7 @@
 /* The matmul kernels of ternfmt for CPUs: what each part reads, writes and promises (SPEC section 12).
  *
  *   module.c     the CPython side: addresses, their sizes, the GIL
+ *   direct.c     the same for torch's tensors, without Python
  *   matmul.c     one product: blocks of rows of x; the two regimes; the end of a row (scale, low rank, bias, rounding)
  *   few.c        the regime of few rows of x: weights stream past the activations
  *   many.c       the regime of many: weights are unpacked into cache, a tile at a time, and used by all rows

@@ -2,10 +2,7 @@
  * everything is checked against that before an address is used, and the GIL is given up for the work. Only
  * ternfmt_kernels/cpu_backend/launch.py should call it: nobody can check that an address is one.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#include "contract.h"
+#include "module.h"
 
 typedef unsigned long long Address; /* as PyArg_ParseTuple's K wants it */
 
@@ -47,12 +44,17 @@ static bool parse_dtype(const char *what, const char *name, Dtype *dtype) {
     return false;
 }
 
-static bool parse_kernels(const char *name, const Kernels **kernels) {
+const Kernels *kernels_named(const char *name) {
     for (const Kernels *const *set = kernels_available(); *set; set++)
-        if (strcmp((*set)->name, name) == 0) {
-            *kernels = *set;
-            return true;
-        }
+        if (strcmp((*set)->name, name) == 0)
+            return *set;
+    return NULL;
+}
+
+static bool parse_kernels(const char *name, const Kernels **kernels) {
+    *kernels = kernels_named(name);
+    if (*kernels)
+        return true;
     PyErr_Format(PyExc_ValueError, "instruction set: %s is not available", name);
     return false;
 }
@@ -257,6 +259,8 @@ static PyObject *py_read(PyObject *module, PyObject *args) {
 
 static PyMethodDef methods[] = {
     {"matmul", py_matmul, METH_VARARGS, NULL},
+    {"use_tensors", (PyCFunction)(void (*)(void))py_use_tensors, METH_FASTCALL, NULL},
+    {"linear", (PyCFunction)(void (*)(void))py_linear, METH_FASTCALL, NULL},
     {"probe", py_probe, METH_VARARGS, NULL},
     {"read", py_read, METH_VARARGS, NULL},
     {"built", py_built, METH_NOARGS, NULL},

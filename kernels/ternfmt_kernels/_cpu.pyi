@@ -1,4 +1,8 @@
-"""The native kernels (kernels/cpu/module.c), for cpu_backend/launch.py and benchmarks only."""
+"""The native kernels (kernels/cpu/module.c), for cpu_backend/ and benchmarks only."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
 
 def matmul(
     isa: str,
@@ -11,6 +15,18 @@ def matmul(
     out: tuple[int, int, str],
     /,
 ) -> None: ...
+def use_tensors(tensor: type, parameter: type, /) -> bool: ...
+def linear(
+    threads: int,
+    x: Tensor,
+    codes: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    k: int,
+    group_size: int | None,
+    bias: Tensor | None,
+    int8: bool,
+    /,
+) -> Tensor | None: ...
 def probe(isa: str, kind: str, steps: int, /) -> float: ...
 def read(isa: str, buffer: bytes | bytearray | memoryview, /) -> None: ...
 def built() -> tuple[tuple[str, str], ...]: ...

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .contract import Call, Extras, check, check_extras, no_autocast
+from .cpu_backend import direct
 from .ops import matmul, matmul_transposed, register_operator
 from .reference import quantise_rows
 from .registry import select
@@ -39,6 +40,10 @@ def linear(
 
     Gradients reach x, bias, down and up. With ``int8`` they are those of the product without it.
     """
+    if down is None and up is None:
+        y = direct.linear(x, codes, scales, k, group_size, bias, int8)
+        if y is not None:
+            return y
     # Defaults are not in the operator's schema: autograd would miss arguments that PyTorch then leaves out.
     return _linear(x, codes, scales, k, group_size, bias, down, up, int8)
 
