@@ -1,4 +1,4 @@
-/* What direct.c uses of DLPack 1 (https://dmlc.github.io/dlpack): the layout of a tensor's description, and of the table
+/* What direct.c uses of DLPack 1.3 (https://dmlc.github.io/dlpack): the layout of a tensor's description, and of the table
  * of C functions that a tensor's type has as `__dlpack_c_exchange_api__`.
  */
 #ifndef TERNFMT_CPU_DLPACK_H

@@ -18,6 +18,8 @@ from sample_flux.draw import draw, load_pipeline
 from sample_flux.progress import progress
 from sample_flux.prompts import CATEGORIES, calibration_prompts
 
+GUIDANCE = 3.0  # what the pipeline samples with unless told otherwise
+
 
 def judge(arguments: argparse.Namespace) -> int:
     """Compare two models and print the result."""
@@ -30,14 +32,15 @@ def judge(arguments: argparse.Namespace) -> int:
     a, b = (drawing.pictures for drawing in drawings)
     result = compare(cases, judge_pictures(cases, a), judge_pictures(cases, b))
     distance = picture_distance(a, b)
-    errors = velocity_errors(pipes[0], pipes[1], cases)
+    errors, guided = (velocity_errors(pipes[0], pipes[1], cases, guidance) for guidance in (None, GUIDANCE))
     if arguments.json:
-        more = {"picture_distance": distance, "velocity_error": errors, "split": arguments.split}
-        print(json.dumps({**asdict(result), **more}, indent=2))
+        more = {"picture_distance": distance, "velocity_error": errors, "guided_velocity_error": guided}
+        print(json.dumps({**asdict(result), **more, "split": arguments.split}, indent=2))
     else:
         print(f"A  {arguments.model_a}\nB  {arguments.model_b}\n\n{table(result)}\n")
         print(f"distance of pictures  {distance:.3f} of the full range (root mean square)")
-        print("error of velocity     " + ", ".join(f"{100 * e:.2g}% at t={t}" for t, e in errors.items()))
+        for what, of in (("error of velocity     ", errors), ("of guided velocity    ", guided)):
+            print(what + ", ".join(f"{100 * e:.2g}% at t={t}" for t, e in of.items()))
     return 0
 
 

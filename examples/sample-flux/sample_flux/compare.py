@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from sample_flux.cases import Case, noise
 from sample_flux.draw import Pictures
@@ -99,11 +100,13 @@ def picture_distance(a: Pictures, b: Pictures) -> float:
 
 
 @torch.inference_mode()
-def velocity_errors(pipe_a: Any, pipe_b: Any, cases: Sequence[Case]) -> dict[float, float]:
+def velocity_errors(
+    pipe_a: Any, pipe_b: Any, cases: Sequence[Case], guidance: float | None = None
+) -> dict[float, float]:
     """How far B's velocity is from A's, relative to A's, squared: by noise level.
 
-    The noisy pictures are scenes drawn from the cases' prompts, mixed with the cases' noise. Of many cases some are
-    taken, at equal distances: VELOCITY_CASES at least.
+    With ``guidance`` it is the velocity that sampling goes by. The noisy pictures are scenes drawn from the cases'
+    prompts, mixed with the cases' noise. Of many cases some are taken, at equal distances: VELOCITY_CASES at least.
     """
     cases = cases[:: max(1, len(cases) // VELOCITY_CASES)]
     scenes = [sample_scene(case.prompt, np.random.default_rng(case.seed)) for case in cases]
@@ -112,9 +115,14 @@ def velocity_errors(pipe_a: Any, pipe_b: Any, cases: Sequence[Case]) -> dict[flo
     errors = {}
     for time in TIMES:
         noisy, times = (1 - time) * clean + time * full, torch.full((len(cases),), time)
-        a, b = (
-            predict_velocity(pipe.transformer, noisy, times, *pipe.text_encoder.encode(texts))
-            for pipe in (pipe_a, pipe_b)
-        )
+        a, b = (_velocity(pipe, noisy, times, texts, guidance) for pipe in (pipe_a, pipe_b))
         errors[time] = float(((b - a) ** 2).mean() / (a**2).mean())
     return errors
+
+
+def _velocity(pipe: Any, noisy: Tensor, times: Tensor, texts: Sequence[str], guidance: float | None) -> Tensor:
+    with_prompt = predict_velocity(pipe.transformer, noisy, times, *pipe.text_encoder.encode(texts))
+    if guidance is None:
+        return with_prompt
+    without = predict_velocity(pipe.transformer, noisy, times, *pipe.text_encoder.encode([""] * len(texts)))
+    return without + guidance * (with_prompt - without)

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from . import isa
 
 READY = isa.module() is not None and isa.module().use_tensors(torch.Tensor, torch.nn.Parameter)
-"""Whether there is native code, and this version of torch describes its tensors to it (2.10 and later do)."""
+"""Whether there is native code, and this version of torch describes its tensors to it (2.13 does)."""
 
 
 def linear(

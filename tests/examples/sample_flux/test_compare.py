@@ -86,6 +86,10 @@ def test_a_converted_model_draws_with_packed_weights(tiny_folder, tmp_path):
     errors = velocity_errors(dense, pipe, make_cases("validation", 1))
     assert all(0 < error < 1 for error in errors.values())
     assert not any(velocity_errors(dense, dense, make_cases("validation", 1)).values())
+    guided = {factor: velocity_errors(dense, pipe, make_cases("validation", 1), factor) for factor in (0.0, 1.0, 3.0)}
+    assert guided[1.0] == pytest.approx(errors, rel=1e-4)  # the prompt's own
+    assert guided[0.0] != errors  # the empty prompt's
+    assert guided[3.0].keys() == errors.keys()
 
 
 def test_the_command(tiny_folder, capsys):
