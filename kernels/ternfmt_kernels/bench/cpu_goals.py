@@ -55,7 +55,10 @@ class Goal:
             yield min(ratios)
 
 
-_ONE = "the kernel alone reads at nearly that speed; the call around it, PyTorch's and ours, binds for small layers"
+_ONE = (
+    "the kernel alone reads at nearly that speed; after other products the code around it, PyTorch's allocation for "
+    "one, comes from memory too, and binds for small layers"
+)
 _EIGHT = "9 of 73 instructions unpack, and the call around the kernel binds for small layers"
 _MANY = "the inner loop alone is at the peak; unpacking, quantising, scaling and writing are the rest"
 _FLOATS = "a code takes a shift, an AND and an fma, and the shifts share one of fma's two ports"
