@@ -30,7 +30,8 @@ static bool describe(PyObject *object, DLTensor *tensor) {
     for (int32_t d = 0; d < tensor->ndim; d++)
         if (tensor->shape[d] < 1)
             return false;
-    return tensor->dtype.lanes == 1 && (uintptr_t)tensor->data % (tensor->dtype.bits / 8u) == 0;
+    const uint8_t bits = tensor->dtype.bits;
+    return tensor->dtype.lanes == 1 && bits >= 8 && (uintptr_t)tensor->data % (bits / 8u) == 0;
 }
 
 static bool float_dtype(const DLTensor *tensor, Dtype *dtype) {
