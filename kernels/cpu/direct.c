@@ -11,8 +11,28 @@
 #include <stdlib.h>
 
 static PyTypeObject *tensor_type, *parameter_type;
-static PyObject *name_is_neg, *name_new_empty;
+static PyObject *name_is_neg, *name_new_empty, *name_offset, *name_storage, *name_nbytes;
 static const DLPackExchange *exchange;
+
+/* What a method without arguments answers, a number that is not negative, or -1. */
+static int64_t ask(PyObject *object, PyObject *name) {
+    PyObject *answer = object ? PyObject_CallMethodNoArgs(object, name) : NULL;
+    const int64_t number = answer ? PyLong_AsLongLong(answer) : -1;
+    Py_XDECREF(answer);
+    PyErr_Clear();
+    return number;
+}
+
+/* Whether all of the tensor lies in its storage, which can be cut without the tensor being told. */
+static bool is_whole(PyObject *object, const DLTensor *tensor) {
+    PyObject *storage = PyObject_CallMethodNoArgs(object, name_storage);
+    const int64_t bytes = ask(storage, name_nbytes), offset = ask(object, name_offset);
+    int64_t values = offset + 1;
+    Py_XDECREF(storage);
+    for (int32_t d = 0; d < tensor->ndim; d++)
+        values += (tensor->shape[d] - 1) * tensor->strides[d];
+    return bytes >= 0 && offset >= 0 && values <= bytes / (tensor->dtype.bits / 8);
+}
 
 /* A tensor in memory whose bytes are its values, and which is at least one. */
 static bool describe(PyObject *object, DLTensor *tensor) {
@@ -31,7 +51,8 @@ static bool describe(PyObject *object, DLTensor *tensor) {
         if (tensor->shape[d] < 1)
             return false;
     const uint8_t bits = tensor->dtype.bits;
-    return tensor->dtype.lanes == 1 && bits >= 8 && (uintptr_t)tensor->data % (bits / 8u) == 0;
+    return tensor->dtype.lanes == 1 && bits >= 8 && (uintptr_t)tensor->data % (bits / 8u) == 0 &&
+           is_whole(object, tensor);
 }
 
 static bool float_dtype(const DLTensor *tensor, Dtype *dtype) {
@@ -181,7 +202,10 @@ PyObject *py_use_tensors(PyObject *module, PyObject *const *args, Py_ssize_t cou
     }
     name_is_neg = PyUnicode_InternFromString("is_neg");
     name_new_empty = PyUnicode_InternFromString("new_empty");
-    if (!name_is_neg || !name_new_empty)
+    name_offset = PyUnicode_InternFromString("storage_offset");
+    name_storage = PyUnicode_InternFromString("untyped_storage");
+    name_nbytes = PyUnicode_InternFromString("nbytes");
+    if (!name_is_neg || !name_new_empty || !name_offset || !name_storage || !name_nbytes)
         return NULL;
     tensor_type = (PyTypeObject *)Py_NewRef(args[0]), parameter_type = (PyTypeObject *)Py_NewRef(args[1]);
     exchange = table;

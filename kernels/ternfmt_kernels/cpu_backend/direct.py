@@ -1,7 +1,7 @@
 """A call of `linear` without torch's dispatcher and without Python: kernels/cpu/direct.c.
 
-On the way of every other call to the kernels there are a tenth of a millisecond and more of Python, as long as the
-kernels need for one row and a small layer. The result is the same, bit for bit.
+Every other call goes through the dispatcher and Python, which take about as long as the kernels need for one row and a
+small layer. The result is the same, bit for bit.
 """
 
 from __future__ import annotations

@@ -186,7 +186,10 @@ NOT_PLAIN = {
     "codes as int8": changed(codes=lambda codes: [codes[0].view(torch.int8)]),
     "codes of other columns": changed(codes=lambda codes: [codes[0][:, 1:].contiguous()]),
     "codes apart": changed(codes=lambda codes: [torch.cat([codes[0], codes[0]], 1)[:, : K // 4]]),
-    "codes without memory": changed(codes=lambda codes: [emptied(codes[0])]),
+    "codes without memory": changed(codes=lambda codes: [cut(codes[0], 0)]),
+    "codes that end too early": changed(codes=lambda codes: [cut(codes[0], codes[0].nbytes - 1)]),
+    "x that ends too early": changed(x=lambda x: cut(x, x.nbytes - 1)),
+    "a part that ends too early": changed(x=lambda x: cut_short(torch.cat([x, x])[2:])),
     "one scale": changed(scales=lambda scales: [scales[0][:1]]),
     "scales apart": changed(scales=lambda scales: [torch.stack([scales[0], scales[0]], 1)[:, 0]]),
     "integer scales": changed(scales=lambda scales: [scales[0].int()]),
@@ -202,10 +205,18 @@ NOT_PLAIN = {
 }
 
 
-def emptied(codes: Tensor) -> Tensor:
-    codes = codes.clone()
-    codes.untyped_storage().resize_(0)
-    return codes
+def cut(tensor: Tensor, size: int) -> Tensor:
+    """A copy whose memory is only so many bytes."""
+    tensor = tensor.clone()
+    tensor.untyped_storage().resize_(size)
+    return tensor
+
+
+def cut_short(tensor: Tensor) -> Tensor:
+    """The tensor, whose memory has lost its last byte."""
+    storage = tensor.untyped_storage()
+    storage.resize_(storage.nbytes() - 1)
+    return tensor
 
 
 @torch.no_grad()
