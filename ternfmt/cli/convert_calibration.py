@@ -37,6 +37,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "R",
         "help": "rank of a low-rank term that distillation fits too; with --ratio only where it pays (default: none)",
     },
+    "own_sampling": {
+        "action": "store_true",
+        "default": None,
+        "help": "diffusion models: distil what guidance makes of the answers, and let the student sample now and then, "
+        "to learn at the states that it gets to",
+    },
     "block_device": {
         "metavar": "DEVICE",
         "help": "distil a block at a time here, while the model stays on --device: cuda, for models that do not fit it",
@@ -69,7 +75,7 @@ def calibration(args: argparse.Namespace) -> Calibration:
     if given and args.method not in DATA_METHODS:
         option = next(iter(given)).replace("_", "-")
         args.parser.error(f"--{option} goes with --method {' or '.join(DATA_METHODS)}")
-    for name in ("steps", "start", "learning_rate", "low_rank", "block_device", "compile"):
+    for name in ("steps", "start", "learning_rate", "low_rank", "own_sampling", "block_device", "compile"):
         if name in given and args.method != "distilled":
             args.parser.error(f"--{name.replace('_', '-')} goes with --method distilled")
     for name in ("samples", "held_out", "batch", "steps", "low_rank", "sampling_steps"):

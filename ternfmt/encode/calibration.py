@@ -30,6 +30,7 @@ class Calibration:
         start: what distillation begins from: one of `STARTS`, or the path of a ternary model.
         learning_rate: of the latent weights, at its highest; that of scales and dense tensors is half of it.
         low_rank: rank of a low-rank term beside the planes; 0 for none. Only distillation fits one.
+        own_sampling: learn from the student's own sampling, too, and what guidance makes of its answers.
         compile: let torch compile teacher and student for distillation.
         sampling_steps, guidance: of the trajectories; None is the pipeline's own default.
         seed: of prompts, noise and order.
@@ -47,6 +48,7 @@ class Calibration:
     start: str = "exact"
     learning_rate: float = 2e-3
     low_rank: int = 0
+    own_sampling: bool = False
     compile: bool = False
     sampling_steps: int | None = None
     guidance: float | None = None

@@ -124,4 +124,6 @@ class Settings:
             if self.method == "distilled":
                 value |= {"steps": told.steps, "batch": told.batch, "start": told.start_name}
                 value["learning_rate"] = str(told.learning_rate)
+                if told.own_sampling:
+                    value["own_sampling"] = True
         return value

@@ -21,7 +21,9 @@ from .calibration import STARTS
 from .data.calls import Calls, Progress
 from .data.checks import check_layers_run, prepare_blocks
 from .data.make import check_data, make_data
-from .data.model import LoadedModel, load_model
+from .data.model import LoadedModel, is_diffusers, load_model
+from .data.own_sampling import OwnSampling
+from .data.trajectories import Trajectories
 from .distilled.settings import DistilledSettings
 from .distilled.solve import distill
 from .distilled.start import open_start
@@ -53,6 +55,10 @@ def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solutio
     assert told is not None
     prompts = Path(told.prompts) if told.prompts else None
     check_data(plan, prompts)
+    if told.own_sampling and not is_diffusers(plan):
+        raise ValueError(
+            f"{plan.checkpoint.path}: expected a diffusion model for --own-sampling, and this one does not sample"
+        )
     if told.block_device is not None:
         torch_device(told.block_device)  # it is needed hours later
     start: Mapping[str, Solved] | None = None if told.start in STARTS else open_start(Path(told.start), plan)
@@ -89,6 +95,8 @@ def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solutio
         if method == "calibrated":
             return plan, solution
         start = solution
+    if isinstance(calls, Trajectories) and isinstance(held_out, Trajectories) and told.own_sampling:
+        calls, held_out = OwnSampling(calls), OwnSampling(held_out)
     distilled = Solution(folder.path / "distilled")
     recipe = DistilledSettings(
         steps=told.steps,

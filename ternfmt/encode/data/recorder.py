@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .calls import map_tensors
+from .calls import map_tensors, output_of
+from .mixing import Mixing
 from .replay import forward_of
 
 LATENT, TIME = "hidden_states", "timestep"
@@ -44,16 +45,19 @@ class Recording:
         times: noise level, and what the component was told of it, of every call.
         samples: the scheduler's latents ``[B, ...]`` before the first step.
         final: its latents after the last step, z_0, float32.
-        final_level: their noise level.
+        levels: noise level of every step, and the one where sampling ends.
         shift: of the noise levels.
+        mix: what the scheduler goes by is the sum of the component's answers, times these numbers: one for each time
+            that the latents' rows go through the component in a step. None where it is no such sum.
     """
 
     calls: list[dict[str, Any]] = field(default_factory=list)
     times: list[tuple[float, float]] = field(default_factory=list)
     samples: Tensor | None = None
     final: Tensor | None = None
-    final_level: float = math.nan
+    levels: list[float] = field(default_factory=list)
     shift: float = 1.0
+    mix: tuple[float, ...] | None = None
 
 
 def probe(pipeline: Any, component: nn.Module, prompts: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,22 +105,29 @@ def record(
     real_forward, real_step, real_timesteps = component.forward, scheduler.step, scheduler.set_timesteps
     signature = inspect.signature(real_forward)
     this_step: list[dict[str, Any]] = []
+    answers: list[Tensor] = []
+    mixing = Mixing()
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         this_step.append(_arguments(signature, args, kwargs))
-        return real_forward(*args, **kwargs)
+        result = real_forward(*args, **kwargs)
+        answers.append(output_of(result).detach())
+        return result
 
     def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         result = real_step(model_output, timestep, sample, *args, **kwargs)
         index = scheduler.step_index - 1  # the step that was made
-        level, made.final_level = float(scheduler.sigmas[index]), float(scheduler.sigmas[index + 1])
+        level = float(scheduler.sigmas[index])
+        made.levels[-1:] = [level, float(scheduler.sigmas[index + 1])]
         if made.samples is None:
             made.calls = list(this_step)
             made.samples = sample.detach().cpu().clone()
         _check_same(made.calls, this_step)
         made.times += [(level, float(call[TIME].flatten()[0])) for call in this_step]
         made.final = (result[0] if isinstance(result, tuple) else result.prev_sample).detach()
+        mixing.add(answers, model_output.detach())
         this_step.clear()
+        answers.clear()
         return result
 
     def set_timesteps(*args: Any, **kwargs: Any) -> Any:
@@ -137,8 +148,9 @@ def record(
         _run(pipeline, prompts, options, seed)
     if made.samples is None or made.final is None:
         raise TrajectoryError(f"{type(pipeline).__name__} never steps its scheduler")
-    if abs(made.final_level) > 1e-6:
-        raise TrajectoryError(f"sampling ends at noise level {made.final_level:.3g}: expected 0, a finished picture")
+    if abs(made.levels[-1]) > 1e-6:
+        raise TrajectoryError(f"sampling ends at noise level {made.levels[-1]:.3g}: expected 0, a finished picture")
+    made.mix = mixing.found()
     made.final = made.final.cpu().float()
     if not bool(torch.isfinite(made.final).all()):
         raise TrajectoryError(f"sampling gives NaN or Inf for {prompts[0]!r}: run in another dtype than half")

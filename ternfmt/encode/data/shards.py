@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,9 @@ class Row:
         dimension: of a batch of latents, along which `EXTRA` is appended.
         scale: (factor, offset) of what the transformer is told of a noise level.
         shift: of noise levels.
+        levels: noise level of every step of sampling, and 0, where it ends.
+        mix: what its answer is multiplied with in what sampling goes by (`Recording.mix`), or None.
+        sample: which sample of its file it is of.
         prompt: what the sample was drawn for.
         conditioning: digest of everything of this row but the latent.
         alike: rows with equal ones fit into one batch.
@@ -54,6 +57,9 @@ class Row:
     dimension: int
     scale: tuple[float, float]
     shift: float
+    levels: tuple[float, ...]
+    mix: float | None
+    sample: int
     prompt: str
     conditioning: str
     alike: str
@@ -105,6 +111,7 @@ def write_shard(path: Path, made: Recording, prompts: list[str], row_arguments: 
                 told["values"][name] = value
         calls.append(told)
     header = {"prompts": prompts, "scale": time_scale(made.times), "shift": made.shift, "calls": calls}
+    header |= {"levels": made.levels, "mix": made.mix}
     try:
         text = json.dumps(header)
     except TypeError as error:
@@ -129,10 +136,10 @@ def read_shard(path: Path, *, in_memory: bool) -> list[Row]:
         raise TrajectoryError(f"{path}: not a recording of sampling: {error!r}: remove it") from error
     if in_memory:
         tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    found = []
+    found, samples, parts = [], len(header["prompts"]), 0
     for number, told in enumerate(header["calls"]):
         for row in range(told["rows"]):
-            sample = row % len(header["prompts"])
+            part, sample = divmod(row, samples)
             of_rows = {
                 name: tensors[f"{number}.{name}"][entry["which"][row]] for name, entry in told["of_rows"].items()
             }
@@ -149,6 +156,7 @@ def read_shard(path: Path, *, in_memory: bool) -> list[Row]:
                 told["dimension"],
                 header["scale"],
                 header["shift"],
+                header["levels"],
             ]
             found.append(
                 Row(
@@ -160,12 +168,24 @@ def read_shard(path: Path, *, in_memory: bool) -> list[Row]:
                     dimension=told["dimension"],
                     scale=tuple(header["scale"]),
                     shift=header["shift"],
+                    levels=tuple(header["levels"]),
+                    mix=header["mix"][parts + part] if header["mix"] else None,
+                    sample=sample,
                     prompt=header["prompts"][sample],
                     conditioning=json.dumps([digests, lists, told["shared"], told["values"]], sort_keys=True),
                     alike=json.dumps(alike, sort_keys=True),
                 )
             )
+        parts += told["rows"] // samples
     return found
+
+
+def samples_of(rows: Sequence[Row]) -> list[tuple[Row, ...]]:
+    """The rows of each sample of one file: what the transformer is asked about one state, call after call."""
+    samples: dict[int, list[Row]] = {}
+    for row in rows:
+        samples.setdefault(row.sample, []).append(row)
+    return [tuple(of_sample) for of_sample in samples.values()]
 
 
 def _different(rows: Tensor) -> tuple[Tensor, list[int], list[str]]:

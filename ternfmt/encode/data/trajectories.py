@@ -21,7 +21,7 @@ from .calls import Progress, tensors_in
 from .disk import check_disk
 from .prompts import SPLITS
 from .recorder import LATENT, TIME, TrajectoryError, probe, record
-from .shards import EXTRA, Row, read_shard, write_shard
+from .shards import EXTRA, Row, read_shard, samples_of, write_shard
 
 ELEMENTS_PER_RUN = 1 << 20
 """Of latents, at most, in one run of a pipeline: 4 pictures of 1024 x 1024 of FLUX.1, 64 of the sample model."""
@@ -102,6 +102,11 @@ class Trajectories:
         shift: of the noise levels: t = sigmoid(normal + log shift); None is the scheduler's.
         memory: bytes; a larger bank is mapped, not read.
 
+    Attributes:
+        seed, stream: of what is drawn: the second one depends on the split.
+        samples: the rows of each recorded sample.
+        prompts: that the samples were drawn for.
+
     Raises:
         TrajectoryError: nothing is recorded there, or no row is (un)conditioned though a part is asked for.
     """
@@ -122,8 +127,10 @@ class Trajectories:
         if not paths:
             raise TrajectoryError(f"{folder / split}: nothing is recorded there")
         in_memory = sum(path.stat().st_size for path in paths) <= memory
-        rows = [row for path in paths for row in read_shard(path, in_memory=in_memory)]
-        self._seed, self._stream, self._shift = seed, SPLITS.index(split), shift
+        files = [read_shard(path, in_memory=in_memory) for path in paths]
+        rows = [row for file in files for row in file]
+        self.seed, self.stream, self._shift = seed, SPLITS.index(split), shift
+        self.samples = [sample for file in files for sample in samples_of(file)]
         self._groups = _group(rows, unconditioned)
         weights = np.array([len(conditioned) + len(empty) for conditioned, empty, _ in self._groups], np.float64)
         self._ends = np.cumsum(weights / weights.sum())
@@ -131,23 +138,30 @@ class Trajectories:
 
     def call(self, number: int, size: int) -> dict[str, Any]:
         """As `Calls.call`; ``hidden_states`` and ``timestep`` are fresh, everything else is as the pipeline gave it."""
-        rng = np.random.default_rng([self._seed, self._stream, number, size])
+        rng = np.random.default_rng([self.seed, self.stream, number, size])
         group = min(int(np.searchsorted(self._ends, rng.random(), side="right")), len(self._groups) - 1)
         rows = _choose(rng, *self._groups[group], size)
-        first = rows[0]
-        call: dict[str, Any] = {**first.values}
-        call.update((name, _stack([row.tensors[name] for row in rows])) for name in first.tensors)
-        call.update((name, [row.lists[name] for row in rows]) for name in first.lists)
-        call.update((name, _on_its_own(value)) for name, value in first.shared.items())
+        levels = torch.from_numpy(_levels(rng, size, rows[0].shift if self._shift is None else self._shift))
+        return call_of(rows, noisy(stack([row.latent for row in rows]), levels, rng), levels)
 
-        levels = torch.from_numpy(_levels(rng, size, first.shift if self._shift is None else self._shift))
-        latents = _stack([row.latent for row in rows])
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
-        hidden = latents.lerp_(noise, levels.reshape(-1, *[1] * (latents.ndim - 1)))
-        if EXTRA in call:
-            hidden = torch.cat([hidden, call.pop(EXTRA)], first.dimension)
-        factor, offset = first.scale
-        return {**call, LATENT: hidden, TIME: levels * factor + offset}
+
+def noisy(latents: Tensor, levels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Pictures ``[B, ...]``, which are overwritten, with fresh noise, at noise levels ``[B]``."""
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
+    return latents.lerp_(noise, levels.reshape(-1, *[1] * (latents.ndim - 1)))
+
+
+def call_of(rows: Sequence[Row], states: Tensor, levels: Tensor) -> dict[str, Any]:
+    """The call in which rows that are alike are asked about latents ``[B, ...]`` at noise levels ``[B]``."""
+    first = rows[0]
+    call: dict[str, Any] = {**first.values}
+    call.update((name, stack([row.tensors[name] for row in rows])) for name in first.tensors)
+    call.update((name, [row.lists[name] for row in rows]) for name in first.lists)
+    call.update((name, _on_its_own(value)) for name, value in first.shared.items())
+    if EXTRA in call:
+        states = torch.cat([states, call.pop(EXTRA)], first.dimension)
+    factor, offset = first.scale
+    return {**call, LATENT: states, TIME: levels * factor + offset}
 
 
 Group = tuple[list[Row], list[Row], float]
@@ -190,7 +204,8 @@ def _levels(rng: np.random.Generator, size: int, shift: float) -> Any:
     return (1 / (1 + np.exp(-(normal + math.log(shift))))).astype(np.float32)
 
 
-def _stack(rows: Sequence[Tensor]) -> Tensor:
+def stack(rows: Sequence[Tensor]) -> Tensor:
+    """A batch of rows; numbers that are not whole as F32."""
     stacked = torch.stack(list(rows))
     return stacked.float() if stacked.is_floating_point() else stacked
 

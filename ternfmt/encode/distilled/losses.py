@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.calls import output_of, tensors_in
+from ..data.own_sampling import OwnSampling
 
 EPSILON = 1e-12
 
@@ -32,6 +33,21 @@ def output_loss(student: Any, teacher: Any) -> Tensor:
     if hasattr(teacher, "last_hidden_state"):
         return relative_error(ours, theirs) + (1 - nn.functional.cosine_similarity(ours, theirs, dim=-1)).mean()
     return nn.functional.mse_loss(ours, theirs)
+
+
+PLAIN_SHARE = 0.125
+"""Of the answers' own errors in `guided_loss`: it keeps them from growing where they cancel."""
+
+
+def guided_loss(student: Any, teacher: Any, calls: OwnSampling) -> Tensor:
+    """Mean squared error of what sampling goes by, and a share of that of the answers which it is made of.
+
+    The first is divided by the squares of the numbers that answers are multiplied with: where errors of answers have
+    nothing in common, it is what `output_loss` is.
+    """
+    ours, theirs = output_of(student).float(), output_of(teacher).float()
+    of_guided = nn.functional.mse_loss(calls.mixed(ours), calls.mixed(theirs))
+    return of_guided / sum(x * x for x in calls.mix) + PLAIN_SHARE * nn.functional.mse_loss(ours, theirs)
 
 
 def relative_error(student: Tensor, teacher: Tensor) -> Tensor:

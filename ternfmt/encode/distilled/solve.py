@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..data.calls import Calls
 from ..data.disk import check_disk
+from ..data.own_sampling import OwnSampling
 from ..run.solution import Solution, Solved
 from ..settings import LayerSettings
 from .accounting import choose_blockwise
@@ -75,6 +76,11 @@ def distill(
     work.mkdir(parents=True, exist_ok=True)
     blockwise = choose_blockwise(loaded, layers, settings) if settings.blockwise is None else settings.blockwise
     if blockwise:
+        if isinstance(calls, OwnSampling):
+            raise SettingsError(
+                "block by block there is no student that could sample before the last block is solved: "
+                "leave --own-sampling out, or set blockwise=False"
+            )
         if here.size > 1:
             raise SettingsError(f"block-wise runs on one device, but there are {here.size} ranks; set blockwise=False")
         solve_blocks(loaded, calls, held_out, layers, solution, settings, work, progress, dense_dtypes, found)

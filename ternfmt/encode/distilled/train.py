@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from ..data.calls import Calls, Progress, output_of, to_device
+from ..data.own_sampling import OwnSampling
 from . import checkpoint
 from .log import Log, duration
-from .losses import Features, NotFiniteError, check_finite, feature_loss, output_loss
+from .losses import Features, NotFiniteError, check_finite, feature_loss, guided_loss, output_loss
 from .optimizers import Optimizers
 from .parallel import Ranks
 from .settings import DistilledSettings, SettingsError
@@ -22,6 +23,10 @@ from .student import Student
 
 if TYPE_CHECKING:
     from ..data.model import LoadedModel
+
+
+REDRAWN = 24
+"""Steps after which the student samples anew: two hundredths of a step's work for each step of sampling."""
 
 
 class Trainer:
@@ -71,6 +76,8 @@ class Trainer:
         """Do one step; return its loss before the step, of this rank's calls."""
         began = time.perf_counter()
         self.student.model.eval()
+        if self.step % REDRAWN == 0 and isinstance(self._calls, OwnSampling):
+            self._calls.draw(self._run, self.step * self.ranks.size + self.ranks.rank, self._micro)
         self.optimizers.train_codes(self.step)
         total = 0.0
         for micro in range(self.ranks.rank, self._micros, self.ranks.size):
@@ -91,7 +98,10 @@ class Trainer:
         with torch.no_grad():
             theirs = self._teacher(**to_device(dict(call), self._loaded.device, self._loaded.dtype))
         ours = self._run(call)
-        loss = output_loss(ours, theirs)
+        if isinstance(self._calls, OwnSampling):
+            loss = guided_loss(ours, theirs, self._calls)
+        else:
+            loss = output_loss(ours, theirs)
         if self._features is not None:
             student, teacher = self._features
             loss = loss + self.settings.feature_weight * feature_loss(student.take(), teacher.take())
@@ -99,12 +109,17 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, held_out: Calls) -> float:
-        """Energy of the outputs' error over the teacher's, on held-out calls, the same each time."""
+        """Energy of the outputs' error over the teacher's, on held-out calls, the same each time.
+
+        With `OwnSampling` outputs are what guidance makes of them.
+        """
         energy = torch.zeros(2, dtype=torch.float64, device=self._loaded.device)
         for number in range(self.ranks.rank, self.settings.validation_calls, self.ranks.size):
             call = held_out.call(number, self._micro)
             theirs = output_of(self._teacher(**to_device(call, self._loaded.device, self._loaded.dtype))).double()
             ours = output_of(self._run(call)).double()
+            if isinstance(held_out, OwnSampling):
+                theirs, ours = held_out.mixed(theirs), held_out.mixed(ours)
             energy += torch.stack([(ours - theirs).square().sum(), theirs.square().sum()])
         if self._features is not None:
             for features in self._features:
@@ -114,8 +129,13 @@ class Trainer:
             raise NotFiniteError(f"step {self.step}: a held-out output is NaN or Inf; lower muon_lr and adam_lr")
         return error / whole if whole else 0.0
 
+    @property
+    def can_be_left(self) -> bool:
+        """Whether `state` is all there is: states of the student's own sampling are not in it."""
+        return self.step % REDRAWN == 0 or not isinstance(self._calls, OwnSampling)
+
     def state(self) -> dict[str, Any]:
-        """Everything that is needed to go on with the same numbers."""
+        """Everything that is needed to go on with the same numbers, where it `can_be_left`."""
         ours = {id(p) for p in self.optimizers.parameters}
         trained = {n: p.detach() for n, p in self.student.model.named_parameters() if id(p) in ours}
         return {
@@ -187,7 +207,8 @@ def train(
                 progress(what + f"{duration(left)} left", trainer.step / settings.steps)
         elif first:
             progress(f"step {trainer.step} of {settings.steps}", trainer.step / settings.steps)
-        if trainer.ranks.agree(last or time.monotonic() - saved > settings.checkpoint_seconds):
+        late = trainer.can_be_left and time.monotonic() - saved > settings.checkpoint_seconds
+        if trainer.ranks.agree(last or late):
             if first:
                 checkpoint.save(file, trainer.state(), run)
             saved = time.monotonic()

@@ -43,6 +43,7 @@ class Pipeline:
     changing = False
     unequal = False
     broken = False
+    rising = 0.0  # by how much guidance grows with each step
 
     def __init__(self, kind: str, **config: Any) -> None:
         torch.manual_seed(0)
@@ -91,7 +92,7 @@ class Pipeline:
                     **common,
                 )
                 without, with_ = both.chunk(2)
-                velocity = without + guidance_scale * (with_ - without)
+                velocity = without + (guidance_scale + number * self.rising) * (with_ - without)
             elif self.kind == "two":
                 (with_,) = self.transformer(hidden, states, timestep=told, lengths=[WORDS] * n, **common)
                 (without,) = self.transformer(hidden, empty, timestep=told, lengths=[1] * n, **common)

@@ -204,3 +204,24 @@ def test_a_missing_file_of_prompts_is_told_before_anything_is_made(
     assert main([*arguments, "--prompts", str(tmp_path / "none.txt")]) == 1
     assert "none.txt: no such file of prompts" in capsys.readouterr().err
     assert not (tmp_path / "made.partial").exists()
+
+
+def test_a_diffusion_model_learns_from_its_own_sampling(
+    pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, prompts = tmp_path / "made", tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"a {colour} circle\ntwo {colour} crosses\n" for colour in ("red", "green", "blue")))
+    few = ["--samples", "8", "--held-out", "4", "--batch", "4", "--steps", "2", "--prompts", str(prompts)]
+    options = ["--method", "distilled", "--own-sampling", "--trust-remote-code"]
+    assert main(["convert", str(pipeline_folder), str(made), *options, *few]) == 0, capsys.readouterr().err
+    with ternfmt.open(made / "transformer") as model:
+        assert model.document.ancillary["encoder"]["own_sampling"] is True
+
+
+def test_own_sampling_of_a_model_that_does_not_sample_is_refused_before_anything_is_made(
+    folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["convert", str(folders("bert")), str(tmp_path / "made"), "--method", "distilled", "--own-sampling"]
+    assert main(arguments) == 1
+    assert "expected a diffusion model for --own-sampling" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("texts-*"))
