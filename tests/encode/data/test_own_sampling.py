@@ -58,7 +58,7 @@ def test_what_is_no_sum_is_not_taken_for_one():
 def test_guidance_that_changes_between_steps_is_refused(tmp_path):
     pipeline = Pipeline("doubled")
     pipeline.rising = 2.0
-    with pytest.raises(TrajectoryError, match="no sum of the transformer's answers.*leave --own-sampling out"):
+    with pytest.raises(TrajectoryError, match=r"no sum of the transformer's answers.*leave --own-sampling out"):
         own_sampling(pipeline, tmp_path)
 
 
