@@ -17,15 +17,11 @@ INLINE __m256i add_products(__m256i sums, __m256i codes, __m256i x) {
     __asm__("" : "+x"(sums));
     return sums;
 }
-INLINE __m256i add_sums(__m256i a, __m256i b) { return _mm256_add_epi32(a, b); }
-INLINE __m256i a_quarter(__m256i sums) { return _mm256_srai_epi32(sums, 2); }
 INLINE __m256i wide_sums(__m256i sums) { return sums; }
 #else
 INLINE __m256i add_products(__m256i sums, __m256i codes, __m256i x) {
     return _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, x));
 }
-INLINE __m256i add_sums(__m256i a, __m256i b) { return _mm256_add_epi16(a, b); }
-INLINE __m256i a_quarter(__m256i sums) { return _mm256_srai_epi16(sums, 2); }
 INLINE __m256i wide_sums(__m256i sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
 #endif
 

@@ -13,7 +13,9 @@ enum {
     A8_ROWS = 8,  /* of x that have their sums in registers */
     A16_ROWS = 4,
     A8_PART = 8,  /* steps of 32 bytes that are a part: sums fit an int16, 4 * A8_PART * (2 * 3 * 127) < 2^15 */
+    A8_RUN = 4,   /* of one or two rows of x: see step_few_a8 */
     A16_PART = 4,
+    FEW_AHEAD = 8192, /* bytes: by the time they are needed memory has answered, and they push out nothing of x */
 };
 
 /* Eight floats that are integers, as int8, natural order: 128 of them to four registers. */
@@ -70,54 +72,99 @@ INLINE __m128 sums_of_floats(const __m256 v[4]) {
 #define PINNED(value) __asm__("" : "+x"(value))
 
 /* XOR 10 makes every code t + 2, an unsigned 1, 2 or 3, what vpmaddubsw takes beside signed activations. One register
- * of codes serves all rows of x. For one or two of them, shifts are a good part of the work: there the odd planes are
- * shifted by two bits too few, and their sums are kept apart, four times too large. */
-INLINE void step_a8(__m256i codes, const char *x, size_t stride, size_t rows, __m256i sums[][2]) {
-    const bool apart = rows <= 2;
-    codes = _mm256_xor_si256(codes, _mm256_set1_epi8((char)0xAA));
+ * of codes serves all rows of x. */
+INLINE __m256i unsigned_codes(__m256i codes) { return _mm256_xor_si256(codes, _mm256_set1_epi8((char)0xAA)); }
+
+INLINE void step_a8(__m256i codes, const char *x, size_t stride, size_t rows, __m256i sums[]) {
+    codes = unsigned_codes(codes);
 #pragma GCC unroll 4
     for (int p = 0; p < 4; p++) {
-        const bool fourfold = apart && p % 2;
-        const int shift = 2 * (p - fourfold);
-        __m256i t = shift ? _mm256_srli_epi16(codes, shift) : codes;
-        t = _mm256_and_si256(t, _mm256_set1_epi8(fourfold ? 12 : 3));
+        __m256i t = _mm256_and_si256(p ? _mm256_srli_epi16(codes, 2 * p) : codes, _mm256_set1_epi8(3));
 #pragma GCC unroll 8
         for (size_t r = 0; r < rows; r++) {
-            sums[r][fourfold] = add_products(sums[r][fourfold], t, load(x + r * stride + 32 * p));
-            PINNED(sums[r][fourfold]);
+            sums[r] = add_products(sums[r], t, load(x + r * stride + 32 * p));
+            PINNED(sums[r]);
         }
     }
 }
 
-/* A part of one row of the weight, added to lanes[r] for each row of x. Fourfold sums fit an int16 for half of it,
- * 2 * PART / 2 * (2 * 12 * 127) < 2^15, and are then divided. */
+/* A part of one row of the weight, added to lanes[r] for each row of x. */
 INLINE void part_a8(const uint8_t *codes, size_t bytes, size_t ahead, const char *x, size_t stride, size_t rows,
                     __m256i lanes[][GROUP]) {
-    const size_t run = 32 * (rows <= 2 ? A8_PART / 2 : A8_PART);
-    __m256i sums[A8_ROWS][2];
+    __m256i sums[A8_ROWS];
 #pragma GCC unroll 8
     for (size_t r = 0; r < rows; r++)
-        sums[r][0] = sums[r][1] = _mm256_setzero_si256();
-    for (size_t i = 0; i < bytes; i += run) {
-        if (bytes - i >= run)
+        sums[r] = _mm256_setzero_si256();
+    if (bytes == 32 * A8_PART)
 #pragma GCC unroll 8
-            for (size_t j = i; j < i + run; j += 32) {
-                if ((j - i) % 64 == 0)
-                    _mm_prefetch((const char *)codes + ahead + j, _MM_HINT_T0);
-                step_a8(load(codes + j), x + 4 * j, stride, rows, sums);
-            }
-        else
-            for (size_t j = i; j < bytes; j += 32)
-                step_a8(load_part(codes + j, bytes - j), x + 4 * j, stride, rows, sums);
+        for (size_t i = 0; i < 32 * A8_PART; i += 32) {
+            if (i % 64 == 0)
+                _mm_prefetch((const char *)codes + ahead + i, _MM_HINT_T0);
+            step_a8(load(codes + i), x + 4 * i, stride, rows, sums);
+        }
+    else
+        for (size_t i = 0; i < bytes; i += 32)
+            step_a8(load_part(codes + i, bytes - i), x + 4 * i, stride, rows, sums);
+#pragma GCC unroll 8
+    for (size_t r = 0; r < rows; r++)
+        lanes[r][0] = _mm256_add_epi32(lanes[r][0], wide_sums(sums[r]));
+}
+
+/* One or two rows of x: shifts are a good part of the work, and memory may be as slow as it. So the odd planes are
+ * shifted by two bits too few, and their sums are kept apart, four times too large. They fit an int16 for A8_RUN steps,
+ * 2 * A8_RUN * (2 * 12 * 127) < 2^15, and in the end an int32, for every K. */
+INLINE void step_few_a8(__m256i codes, const char *x, size_t stride, size_t rows, __m256i sums[][2]) {
+    codes = unsigned_codes(codes);
+    const __m256i halves[2] = {codes, _mm256_srli_epi16(codes, 4)};
+#pragma GCC unroll 4
+    for (int p = 0; p < 4; p++) {
+        const __m256i t = _mm256_and_si256(halves[p / 2], _mm256_set1_epi8(p % 2 ? 12 : 3));
 #pragma GCC unroll 2
-        for (size_t r = 0; r < rows && rows <= 2; r++) {
-            sums[r][0] = add_sums(sums[r][0], a_quarter(sums[r][1]));
-            sums[r][1] = _mm256_setzero_si256();
+        for (size_t r = 0; r < rows; r++) {
+            sums[r][p % 2] = add_products(sums[r][p % 2], t, load(x + r * stride + 32 * p));
+            PINNED(sums[r][p % 2]);
         }
     }
-#pragma GCC unroll 8
+}
+
+/* At most A8_RUN steps, added to totals. */
+INLINE void run_a8(const uint8_t *codes, size_t bytes, const char *x, size_t stride, size_t rows, __m256i totals[][2]) {
+    __m256i sums[2][2];
+#pragma GCC unroll 2
     for (size_t r = 0; r < rows; r++)
-        lanes[r][0] = _mm256_add_epi32(lanes[r][0], wide_sums(sums[r][0]));
+        sums[r][0] = sums[r][1] = _mm256_setzero_si256();
+    if (bytes == 32 * A8_RUN)
+#pragma GCC unroll 4
+        for (size_t i = 0; i < 32 * A8_RUN; i += 32)
+            step_few_a8(load(codes + i), x + 4 * i, stride, rows, sums);
+    else
+        for (size_t i = 0; i < bytes; i += 32)
+            step_few_a8(load_part(codes + i, bytes - i), x + 4 * i, stride, rows, sums);
+#pragma GCC unroll 2
+    for (size_t r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int odd = 0; odd < 2; odd++)
+            totals[r][odd] = _mm256_add_epi32(totals[r][odd], wide_sums(sums[r][odd]));
+}
+
+/* A whole row of the weight, read in one go, to lanes[r]. */
+INLINE void row_a8(const uint8_t *codes, size_t bytes, const char *x, size_t stride, size_t rows,
+                   __m256i lanes[][GROUP]) {
+    const size_t run = 32 * A8_RUN, whole = bytes - bytes % run;
+    __m256i totals[2][2];
+#pragma GCC unroll 2
+    for (size_t r = 0; r < rows; r++)
+        totals[r][0] = totals[r][1] = _mm256_setzero_si256();
+    for (size_t i = 0; i < whole; i += run) {
+        _mm_prefetch((const char *)codes + i + FEW_AHEAD, _MM_HINT_T0);
+        _mm_prefetch((const char *)codes + i + FEW_AHEAD + 64, _MM_HINT_T0);
+        run_a8(codes + i, run, x + 4 * i, stride, rows, totals);
+    }
+    if (whole < bytes)
+        run_a8(codes + whole, bytes - whole, x + 4 * whole, stride, rows, totals);
+#pragma GCC unroll 2
+    for (size_t r = 0; r < rows; r++)
+        lanes[r][0] = _mm256_add_epi32(totals[r][0], _mm256_srai_epi32(totals[r][1], 2));
 }
 
 /* A group of `count` rows of the weight; past the last, that row again. */
@@ -126,10 +173,12 @@ INLINE void group_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_
     const size_t part = 32 * A8_PART, ahead = GROUP * row_bytes;
     __m256i lanes[A8_ROWS][GROUP];
     memset(lanes, 0, rows * sizeof *lanes);
-    for (size_t column = 0; column < bytes; column += rows <= 2 ? bytes : part)
+    for (size_t i = 0; i < bytes; i += rows <= 2 ? bytes : part)
         for (size_t j = 0; j < GROUP; j++) {
             const uint8_t *row = codes + smaller(j, count - 1) * row_bytes;
-            for (size_t i = column; i < (rows <= 2 ? bytes : smaller(column + part, bytes)); i += part)
+            if (rows <= 2)
+                row_a8(row, bytes, x, stride, rows, (void *)&lanes[0][j]);
+            else
                 part_a8(row + i, smaller(part, bytes - i), ahead, x + 4 * i, stride, rows, (void *)&lanes[0][j]);
         }
     for (size_t r = 0; r < rows; r++) {

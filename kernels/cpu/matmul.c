@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Codes that a task of the first regime reads, about: long enough to be worth claiming, short enough to share out. */
-#define FEW_BYTES ((size_t)1 << 16)
+/* Codes that a task of the first regime reads, about. Between tasks the stream from memory stops for what is done with
+ * the sums: with an eighth of this a row of x took a fifth longer. */
+#define FEW_BYTES ((size_t)1 << 19)
 /* Kernels of the first regime take rows of the weight in groups of so many, or of a number that divides it. */
 #define FEW_UNIT 16
 /* Rows of the weight of a task of the second regime: their sums fit the second level of the cache beside x. */
