@@ -69,6 +69,7 @@ VARIANTS: Mapping[str, Variant] = {
     "rates fall from the first step": Variant({"decay": 1.0}),
     "rates never fall": Variant({"decay": 0.0}),
     "codes from a third of the steps on": Variant({"codes_from": 1 / 3}),
+    "codes that harden over half of the steps": Variant({"soft": 0.5}),
     "codes as they are": Variant({"train_codes": False}),
     "scales, biases and norms alone beside codes": Variant({"train_dense": "biases"}),
     "feature loss, weight 0.01": Variant({"feature_weight": 0.01}),

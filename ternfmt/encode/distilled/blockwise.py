@@ -29,6 +29,7 @@ from ..settings import LayerSettings
 from .log import Log, duration
 from .losses import check_finite, feature_loss
 from .optimizers import Optimizers
+from .schedule import hardness
 from .settings import DistilledSettings
 from .student import Student, make_student, put_in
 
@@ -150,6 +151,7 @@ def solve_block(
     before = _validate(student, samples[training:], device)
     for step in range(settings.steps):
         optimizers.train_codes(step)
+        student.soften(hardness(settings, step))
         for _ in range(micros):
             if not order:
                 order = rng.permutation(training).tolist()
@@ -157,6 +159,7 @@ def solve_block(
             check_finite(loss, step)
             (loss / micros).backward()  # type: ignore[no-untyped-call]
         optimizers.step(step)
+        student.soften(1.0)
     inside = {name: dense_dtypes[name] for name in student.dense}
     student.round_dense(inside)
     return student.solved(inside), before, _validate(student, samples[training:], device)

@@ -27,6 +27,8 @@ class LatentLinear(TernaryLayer):
 
     Attributes:
         weight: latent weights, F32 ``[N, K]``.
+        hardness: how ternary the weights are that it multiplies with: 1 once they are, and less in the beginning of a
+            run that starts soft (Bai et al. 2018, ProxQuant, arXiv:1810.00861, go from the one to the other, too).
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class LatentLinear(TernaryLayer):
         """Start from latent weights ``[N, K]`` and scales ``[P, N]``; everything is copied."""
         super().__init__(scale, bias, low_rank, scale_dtype)
         self.weight = parameter(weight)
+        self.hardness: float | Tensor = 1.0
 
     def codes(self) -> Tensor:
         """The nearest codes to the latent weights."""
@@ -53,7 +56,10 @@ class LatentLinear(TernaryLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to ``[..., K]``."""
-        return self.with_branch(x, nn.functional.linear(x, self.quantised(), self.bias))
+        weight = self.quantised()
+        if isinstance(self.hardness, Tensor):
+            weight = self.weight.lerp(weight, self.hardness)
+        return self.with_branch(x, nn.functional.linear(x, weight, self.bias))
 
 
 def start_latent(weight: Tensor, tensor: TernaryTensor) -> tuple[Tensor, Tensor]:

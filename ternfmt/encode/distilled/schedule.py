@@ -30,6 +30,12 @@ def rate(settings: DistilledSettings, group: str, step: int) -> float:
     return risen * _fallen(settings, step)
 
 
+def hardness(settings: DistilledSettings, step: int) -> float:
+    """How ternary weights are in a step, 0 to 1: the share of codes and scales in them, beside latent weights."""
+    length = settings.soft * settings.steps
+    return min(1.0, step / length) if length >= 1 else 1.0
+
+
 def _fallen(settings: DistilledSettings, step: int) -> float:
     """1 until the last part begins, then down towards 0, which the step after the last would have."""
     length = settings.decay * settings.steps

@@ -27,6 +27,7 @@ class DistilledSettings:
         decay_shape: ``linear`` or ``cosine``.
         low_rank_from, codes_from: share of the steps after which low-rank branches and codes begin to train; scales,
             biases and norms train from the first step.
+        soft: share of the steps, the first ones, over which layers pass from their latent weights to ternary ones.
         train_codes: False keeps the codes of the start, packed: scales, dense tensors and low-rank branches are all
             that is trained, in a fraction of the memory.
         train_dense: ``all`` dense tensors but embedding tables are trained with the scales, those of them inside
@@ -58,6 +59,7 @@ class DistilledSettings:
     decay_shape: str = "linear"
     low_rank_from: float = 0.0
     codes_from: float = 0.0
+    soft: float = 0.0
     train_codes: bool = True
     train_dense: str = "all"
     feature_weight: float = 0.0
@@ -80,7 +82,7 @@ class DistilledSettings:
         _require(micro is None or self.batch % micro == 0, "micro_batch", f"a divisor of batch = {self.batch}", micro)
         for name in ("muon_lr", "adam_lr"):
             _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
-        for name in ("warmup", "decay", "low_rank_from", "codes_from"):
+        for name in ("warmup", "decay", "low_rank_from", "codes_from", "soft"):
             _require(0 <= getattr(self, name) <= 1, name, "0 to 1", getattr(self, name))
         for name in ("feature_weight", "checkpoint_seconds"):
             _require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))

@@ -48,6 +48,13 @@ class Student:
         for parameter in self.dense.values():
             parameter.requires_grad_(True)
 
+    def soften(self, hardness: float) -> None:
+        """Have trained layers multiply with weights that are so ternary; 1 is what is written."""
+        for layer in self.layers.values():
+            if isinstance(layer, LatentLinear):
+                # A tensor, so that compiled code does not depend on its value.
+                layer.hardness = torch.tensor(hardness, device=layer.weight.device) if hardness < 1 else 1.0
+
     def solved(self, dense_dtypes: Mapping[str, str]) -> dict[str, Solved]:
         """Everything that was trained, as it is written."""
         tensors: dict[str, Solved] = {name: layer.to_ternary() for name, layer in self.layers.items()}

@@ -18,6 +18,7 @@ from .log import Log, duration
 from .losses import Features, NotFiniteError, check_finite, feature_loss, guided_loss, output_loss
 from .optimizers import Optimizers
 from .parallel import Ranks
+from .schedule import hardness
 from .settings import DistilledSettings, SettingsError
 from .student import Student
 
@@ -79,6 +80,7 @@ class Trainer:
         if self.step % REDRAWN == 0 and isinstance(self._calls, OwnSampling):
             self._calls.draw(self._run, self.step * self.ranks.size + self.ranks.rank, self._micro)
         self.optimizers.train_codes(self.step)
+        self.student.soften(hardness(self.settings, self.step))
         total = 0.0
         for micro in range(self.ranks.rank, self._micros, self.ranks.size):
             loss = self.loss(self._calls.call(self.step * self._micros + micro, self._micro))
@@ -89,6 +91,7 @@ class Trainer:
             check_gradients(self.student)
         self.ranks.sum_gradients(self.optimizers.parameters)
         self.optimizers.step(self.step)
+        self.student.soften(1.0)
         self.step += 1
         self.seconds += time.perf_counter() - began
         return total

@@ -52,6 +52,16 @@ def test_forward_and_gradients_are_the_obvious_ones(planes):
     torch.testing.assert_close(layer.log_scale.grad, scale.grad * layer.log_scale.exp())
 
 
+def test_a_soft_layer_is_between_latent_and_ternary_weights():
+    layer, x = LatentLinear(weights(5, 12), scales(5, 1)), weights(7, 12, 1)
+    ternary, latent = layer(x), x @ layer.weight.T
+    layer.hardness = torch.tensor(0.25)
+    torch.testing.assert_close(layer(x), 0.75 * latent + 0.25 * ternary)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(layer.weight.grad, x.sum(0).expand(5, 12))  # both parts pass it on as it is
+
+
 @few
 @given(st.integers(1, 3), st.integers(0, 2**31))
 def test_codes_are_the_nearest(planes, seed):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ternfmt.encode.distilled.schedule import GROUPS, rate
+from ternfmt.encode.distilled.schedule import GROUPS, hardness, rate
 from ternfmt.encode.distilled.settings import DistilledSettings, SettingsError, check_layers
 from ternfmt.encode.settings import LayerSettings
 
@@ -29,6 +29,15 @@ def test_codes_and_branches_wait_and_then_warm_up():
     assert rates("codes", 29, 30, 39, 60, **waiting) == pytest.approx([0, 0.1, 1, 1])
     assert rates("low_rank", 19, 20, 29, **waiting) == pytest.approx([0, 0.1, 1])
     assert rates("scales", 0, 9, **waiting) == pytest.approx([0.1, 1])
+
+
+def test_weights_harden_over_their_share_of_the_steps_and_stay_hard():
+    def at(soft, *steps):
+        return [hardness(DistilledSettings(steps=100, soft=soft), step) for step in steps]
+
+    assert at(0.5, 0, 25, 50, 99) == pytest.approx([0, 0.5, 1, 1])
+    assert at(0.0, 0, 99) == [1, 1]
+    assert at(1.0, 99) == pytest.approx([0.99])
 
 
 @given(

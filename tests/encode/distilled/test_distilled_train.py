@@ -70,6 +70,8 @@ def test_training_lowers_the_error_on_calls_it_has_not_seen(tmp_path, kind):
         ({}, 1, 2),
         ({"train_codes": False}, 1, 2),
         ({"train_dense": "biases"}, 1, 0),
+        ({"soft": 0.5}, 1, 0),
+        ({"soft": 1.0}, 2, 0),
         ({"feature_weight": 1.0, "checkpoint_blocks": True, "micro_batch": 4, "validation_calls": 2}, 1, 0),
     ],
 )
