@@ -4,7 +4,7 @@
  *
  * A GROUP of rows of the weight takes turns at a part of their columns, so that x, which for many columns is larger
  * than the first level of the cache, comes into it once a group. The next group is prefetched meanwhile: the processor
- * does not foresee short pieces of several rows. One or two rows of x are short, and rows of the weight are read whole.
+ * does not foresee short pieces of several rows. Up to three rows of x are short, and rows of the weight are read whole.
  */
 #include "avx2_dot.h"
 
@@ -13,7 +13,8 @@ enum {
     A8_ROWS = 8,  /* of x that have their sums in registers */
     A16_ROWS = 4,
     A8_PART = 8,  /* steps of 32 bytes that are a part: sums fit an int16, 4 * A8_PART * (2 * 3 * 127) < 2^15 */
-    A8_RUN = 4,   /* of one or two rows of x: see step_few_a8 */
+    A8_RUN = 4,   /* steps, see step_few_a8 */
+    WHOLE_ROWS = 3, /* rows of x, up to which rows of the weight are read whole: x stays in cache beside them */
     A16_PART = 4,
     FEW_AHEAD = 8192, /* bytes: by the time they are needed memory has answered, and they push out nothing of x */
 };
@@ -110,7 +111,7 @@ INLINE void part_a8(const uint8_t *codes, size_t bytes, size_t ahead, const char
         lanes[r][0] = _mm256_add_epi32(lanes[r][0], wide_sums(sums[r]));
 }
 
-/* One or two rows of x: shifts are a good part of the work, and memory may be as slow as it. So the odd planes are
+/* Up to three rows of x: shifts are a good part of the work, and memory may be as slow as it. So the odd planes are
  * shifted by two bits too few, and their sums are kept apart, four times too large. They fit an int16 for A8_RUN steps,
  * 2 * A8_RUN * (2 * 12 * 127) < 2^15, and in the end an int32, for every K. */
 INLINE void step_few_a8(__m256i codes, const char *x, size_t stride, size_t rows, __m256i sums[][2]) {
@@ -119,7 +120,7 @@ INLINE void step_few_a8(__m256i codes, const char *x, size_t stride, size_t rows
 #pragma GCC unroll 4
     for (int p = 0; p < 4; p++) {
         const __m256i t = _mm256_and_si256(halves[p / 2], _mm256_set1_epi8(p % 2 ? 12 : 3));
-#pragma GCC unroll 2
+#pragma GCC unroll 3
         for (size_t r = 0; r < rows; r++) {
             sums[r][p % 2] = add_products(sums[r][p % 2], t, load(x + r * stride + 32 * p));
             PINNED(sums[r][p % 2]);
@@ -129,8 +130,8 @@ INLINE void step_few_a8(__m256i codes, const char *x, size_t stride, size_t rows
 
 /* At most A8_RUN steps, added to totals. */
 INLINE void run_a8(const uint8_t *codes, size_t bytes, const char *x, size_t stride, size_t rows, __m256i totals[][2]) {
-    __m256i sums[2][2];
-#pragma GCC unroll 2
+    __m256i sums[WHOLE_ROWS][2];
+#pragma GCC unroll 3
     for (size_t r = 0; r < rows; r++)
         sums[r][0] = sums[r][1] = _mm256_setzero_si256();
     if (bytes == 32 * A8_RUN)
@@ -140,7 +141,7 @@ INLINE void run_a8(const uint8_t *codes, size_t bytes, const char *x, size_t str
     else
         for (size_t i = 0; i < bytes; i += 32)
             step_few_a8(load_part(codes + i, bytes - i), x + 4 * i, stride, rows, sums);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (size_t r = 0; r < rows; r++)
 #pragma GCC unroll 2
         for (int odd = 0; odd < 2; odd++)
@@ -151,8 +152,8 @@ INLINE void run_a8(const uint8_t *codes, size_t bytes, const char *x, size_t str
 INLINE void row_a8(const uint8_t *codes, size_t bytes, const char *x, size_t stride, size_t rows,
                    __m256i lanes[][GROUP]) {
     const size_t run = 32 * A8_RUN, whole = bytes - bytes % run;
-    __m256i totals[2][2];
-#pragma GCC unroll 2
+    __m256i totals[WHOLE_ROWS][2];
+#pragma GCC unroll 3
     for (size_t r = 0; r < rows; r++)
         totals[r][0] = totals[r][1] = _mm256_setzero_si256();
     for (size_t i = 0; i < whole; i += run) {
@@ -162,7 +163,7 @@ INLINE void row_a8(const uint8_t *codes, size_t bytes, const char *x, size_t str
     }
     if (whole < bytes)
         run_a8(codes + whole, bytes - whole, x + 4 * whole, stride, rows, totals);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (size_t r = 0; r < rows; r++)
         lanes[r][0] = _mm256_add_epi32(totals[r][0], _mm256_srai_epi32(totals[r][1], 2));
 }
@@ -173,10 +174,10 @@ INLINE void group_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_
     const size_t part = 32 * A8_PART, ahead = GROUP * row_bytes;
     __m256i lanes[A8_ROWS][GROUP];
     memset(lanes, 0, rows * sizeof *lanes);
-    for (size_t i = 0; i < bytes; i += rows <= 2 ? bytes : part)
+    for (size_t i = 0; i < bytes; i += rows <= WHOLE_ROWS ? bytes : part)
         for (size_t j = 0; j < GROUP; j++) {
             const uint8_t *row = codes + smaller(j, count - 1) * row_bytes;
-            if (rows <= 2)
+            if (rows <= WHOLE_ROWS)
                 row_a8(row, bytes, x, stride, rows, (void *)&lanes[0][j]);
             else
                 part_a8(row + i, smaller(part, bytes - i), ahead, x + 4 * i, stride, rows, (void *)&lanes[0][j]);

@@ -4,6 +4,7 @@
  *   direct.c     the same for torch's tensors, without Python
  *   matmul.c     one product: blocks of rows of x; the two regimes; the end of a row (scale, low rank, bias, rounding)
  *   few.c        the regime of few rows of x: weights stream past the activations
+ *   digits.h     how that serves a16 with the kernels of a8, where activations have 16 bits
  *   many.c       the regime of many: weights are unpacked into cache, a tile at a time, and used by all rows
  *   pool.c       threads
  *   sets.c       the list of instruction sets, and which of them this machine has
@@ -34,6 +35,18 @@
 #define ALIGNMENT 64         /* of scratch memory */
 
 typedef enum { FLOAT32, FLOAT16, BFLOAT16 } Dtype;
+
+/* A row of activations as whole numbers of several digits: see digits.h. */
+#define DIGITS 3
+#define DIGIT_BASE 255
+#define REST_MAX 16
+
+/* What is left of single activations, in units. */
+typedef struct {
+    size_t count;
+    uint32_t columns[REST_MAX];
+    float values[REST_MAX];
+} Rest;
 
 /* Activations [rows, columns]; strides in elements. */
 typedef struct {
@@ -115,9 +128,14 @@ typedef struct {
     void (*narrow)(const float *values, size_t count, Dtype dtype, void *to);
     /* Rounds x / scale to integers, which it leaves in x as floats; returns the scale, max|x| / 127 (S-12.4). */
     float (*quantise)(float *x, size_t count);
+    /* Splits x into digits, see digits.h; returns the unit, 0 where it cannot. */
+    float (*split)(const float *x, size_t count, float *const digits[DIGITS], Rest *rest);
     /* to[i] += scales[i] * (sums[i] - correction), or for float sums scales[i] * (sums[i] * factor); sums[i] = 0. */
     void (*scale_int8)(int32_t *sums, size_t count, const float *scales, int32_t correction, float *to);
     void (*scale_float)(float *sums, size_t count, const float *scales, float factor, float *to);
+    /* Of digits: to[i] += scales[i] * (the sum over d of DIGIT_BASE^d (sums[d * stride + i] - corrections[d]) + rests[i]) */
+    void (*scale_digits)(const int32_t *sums, size_t stride, size_t count, const float *scales,
+                         const int32_t *corrections, const float *rests, float *to);
     /* to[i] = sums[i] * factor + bias[i]; and to[i] += the sum over r of inner[r] * up[r * stride + i] */
     void (*finish)(const float *sums, size_t count, float factor, const float *bias, float *to);
     void (*add_low_rank)(const float *inner, size_t rank, const float *up, size_t stride, size_t count, float *to);

@@ -2,6 +2,7 @@
  * kernels want it), then multiplied; tasks divide the rows of the weight. Every result is computed by one task, in an
  * order that depends neither on the threads nor on the blocks.
  */
+#include "digits.h"
 #include "plan.h"
 
 #include <stdlib.h>
@@ -36,26 +37,40 @@ static int32_t sum_of(const float *x, size_t count) {
     return sum;
 }
 
-static void prepare_task(void *context, size_t row, int worker) {
-    const Plan *plan = context;
-    const Product *product = plan->product;
-    const Kernels *kernels = product->kernels;
-    const Weight *weight = &product->weight;
+/* One row of numbers, zeros past k, as row `row` of what is multiplied; `correction` of each group for whole numbers. */
+static void prepare_row(const Plan *plan, float *x, size_t row, bool whole) {
+    const Kernels *kernels = plan->product->kernels;
+    const Weight *weight = &plan->product->weight;
     const size_t padded = round_up(plan->words, kernels->words_multiple);
-    float *x = (void *)(plan->scratch + (size_t)worker * plan->scratch_bytes);
-    kernels->widen(row_of(&product->x, plan->first + row), product->x.dtype, product->x.column_stride, weight->k, x);
     memset(x + weight->k, 0, (padded * WORD_CODES - weight->k) * sizeof *x);
-    plan->x_scales[row] = 1;
-    if (product->int8) {
-        const int offset = plan->stream ? plan->stream->offset : plan->tiles->offset;
-        plan->x_scales[row] = kernels->quantise(x, weight->k);
-        for (size_t g = 0; g < weight->groups; g++) {
-            size_t start = g * weight->group, count = smaller(weight->group, weight->k - start);
-            uint32_t sum = offset ? (uint32_t)sum_of(x + start, count) : 0;
-            plan->corrections[row * weight->groups + g] = (int32_t)((uint32_t)offset * sum);
-        }
+    const int offset = plan->stream ? plan->stream->offset : plan->tiles->offset;
+    for (size_t g = 0; whole && g < weight->groups; g++) {
+        size_t start = g * weight->group, count = smaller(weight->group, weight->k - start);
+        uint32_t sum = offset ? (uint32_t)sum_of(x + start, count) : 0;
+        plan->corrections[row * weight->groups + g] = (int32_t)((uint32_t)offset * sum);
     }
     (plan->stream ? plan->stream->prepare : plan->tiles->prepare)(x, padded, plan->prepared + row * plan->stride);
+}
+
+static void prepare_task(void *context, size_t row, int worker) {
+    Plan *plan = context;
+    const Product *product = plan->product;
+    const Kernels *kernels = product->kernels;
+    const size_t k = product->weight.k, line = round_up(plan->words, kernels->words_multiple) * WORD_CODES;
+    float *x = (void *)(plan->scratch + (size_t)worker * plan->scratch_bytes);
+    kernels->widen(row_of(&product->x, plan->first + row), product->x.dtype, product->x.column_stride, k, x);
+    if (!plan->rests) {
+        plan->x_scales[row] = product->int8 ? kernels->quantise(x, k) : 1;
+        prepare_row(plan, x, row, product->int8);
+        return;
+    }
+    float *const digits[DIGITS] = {x + line, x + 2 * line, x + 3 * line};
+    plan->x_scales[row] = kernels->split(x, k, digits, &plan->rests[row]);
+    if (plan->x_scales[row] == 0)
+        atomic_store_explicit(&plan->refused, true, memory_order_relaxed);
+    else
+        for (size_t d = 0; d < DIGITS; d++)
+            prepare_row(plan, digits[d], row * DIGITS + d, true);
 }
 
 void load_scales(const Plan *plan, int plane, size_t group, size_t first, size_t count, float *scales) {
@@ -106,51 +121,66 @@ static size_t outputs_of(const Plan *plan, size_t threads) {
 }
 
 /* Memory from one allocation: the parts of a plan, one after the other. */
-static bool allocate(Plan *plan, size_t workers, size_t padded, void **memory) {
-    const size_t groups = plan->product->weight.groups;
-    const size_t prepared = plan->rows * plan->stride, scales = round_up(plan->rows * sizeof(float), ALIGNMENT);
-    const size_t corrections = plan->product->int8 ? round_up(plan->rows * groups * sizeof(int32_t), ALIGNMENT) : 0;
-    size_t scratch = plan->stream ? few_scratch(plan) : many_scratch(plan), line = padded * WORD_CODES * sizeof(float);
+static bool allocate(Plan *plan, size_t workers, size_t padded, bool digits, void **memory) {
+    const size_t rows = plan->rows * plan->digits, groups = plan->product->weight.groups;
+    const size_t prepared = rows * plan->stride, scales = round_up(plan->rows * sizeof(float), ALIGNMENT);
+    const bool whole = plan->product->int8 || digits;
+    const size_t corrections = whole ? round_up(rows * groups * sizeof(int32_t), ALIGNMENT) : 0;
+    const size_t rests = digits ? round_up(plan->rows * sizeof(Rest), ALIGNMENT) : 0;
+    const size_t line = padded * WORD_CODES * sizeof(float) * (digits ? 1 + DIGITS : 1);
+    size_t scratch = plan->stream ? few_scratch(plan) : many_scratch(plan);
     plan->scratch_bytes = round_up(scratch > line ? scratch : line, ALIGNMENT) + ALIGNMENT;
-    *memory = malloc(prepared + scales + corrections + workers * plan->scratch_bytes + ALIGNMENT);
+    *memory = malloc(prepared + scales + corrections + rests + workers * plan->scratch_bytes + ALIGNMENT);
     if (!*memory)
         return false;
     plan->prepared = (char *)*memory + (ALIGNMENT - (uintptr_t)*memory % ALIGNMENT);
     plan->x_scales = (void *)(plan->prepared + prepared);
     plan->corrections = (void *)(plan->prepared + prepared + scales);
-    plan->scratch = plan->prepared + prepared + scales + corrections;
+    plan->rests = digits ? (void *)(plan->prepared + prepared + scales + corrections) : NULL;
+    plan->scratch = plan->prepared + prepared + scales + corrections + rests;
     return true;
 }
 
-bool multiply(const Product *product) {
+/* `digits`: by those of x, as a8; *refused says that nothing was done, because a row has none. */
+static bool multiply_by(const Product *product, bool digits, bool *refused) {
     const Kernels *kernels = product->kernels;
     const Weight *weight = &product->weight;
-    const Stream *stream = product->int8 ? &kernels->stream_a8 : &kernels->stream_a16;
+    const Stream *stream = product->int8 || digits ? &kernels->stream_a8 : &kernels->stream_a16;
     const Tiles *tiles = product->int8 ? &kernels->tiles_a8 : &kernels->tiles_a16;
     const size_t m = product->x.rows, threads = (size_t)product->threads;
-    if (m == 0 || weight->n == 0)
-        return true;
-    const bool few = m <= stream->most && weight->groups == 1;
-    Plan plan = {.product = product, .words = ceil_div(weight->k, WORD_CODES)};
+    const bool few = digits || (m <= stream->most && weight->groups == 1);
+    Plan plan = {.product = product, .words = ceil_div(weight->k, WORD_CODES), .digits = digits ? DIGITS : 1};
     const size_t padded = round_up(plan.words, kernels->words_multiple);
     if (few)
         plan.stream = stream;
     else
         plan.tiles = tiles;
-    plan.rows = smaller(m, few ? FEW_MAX : tiles->block);
+    plan.rows = digits ? m : smaller(m, few ? FEW_MAX : tiles->block);
     plan.outputs = outputs_of(&plan, threads);
     /* Rows an odd number of lines apart do not compete for the same sets of a cache. */
     plan.stride = round_up(padded * (few ? stream->word_bytes : tiles->word_bytes), 2 * ALIGNMENT) + ALIGNMENT;
     void *memory;
-    if (!allocate(&plan, threads, padded, &memory))
+    if (!allocate(&plan, threads, padded, digits, &memory))
         return false;
     for (; plan.first < m; plan.first += plan.rows) {
         plan.rows = smaller(plan.rows, m - plan.first);
         const double values = (double)plan.rows * (double)weight->k, products = values * (double)weight->n;
         pool_run(worth_waking(product->threads, values, THREAD_VALUES), plan.rows, prepare_task, &plan);
+        if (plan.refused)
+            break;
         pool_run(worth_waking(product->threads, products * weight->planes, THREAD_PRODUCTS),
                  ceil_div(weight->n, plan.outputs), few ? few_task : many_task, &plan);
     }
+    *refused = plan.refused;
     free(memory);
     return true;
+}
+
+bool multiply(const Product *product) {
+    bool refused = true;
+    if (product->x.rows == 0 || product->weight.n == 0)
+        return true;
+    if (has_digits(product) && !multiply_by(product, true, &refused))
+        return false;
+    return !refused || multiply_by(product, false, &refused);
 }

@@ -4,6 +4,8 @@
 
 #include "contract.h"
 
+#include <stdatomic.h>
+
 typedef struct {
     const Product *product;
     const Stream *stream; /* the regime of few rows, or ... */
@@ -14,6 +16,9 @@ typedef struct {
     size_t stride;
     float *x_scales;      /* [rows]; 1 for a16 */
     int32_t *corrections; /* [rows, groups]: by how much sums of a8 are too large */
+    size_t digits;        /* rows of `prepared` for a row of x: 1, or DIGITS, which then have corrections each */
+    Rest *rests;          /* [rows], of digits */
+    atomic_bool refused;  /* a row of x has no digits */
     size_t outputs;       /* rows of the weight that a task takes, the last one perhaps fewer */
     char *scratch;        /* [workers, scratch_bytes] */
     size_t scratch_bytes;

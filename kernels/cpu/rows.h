@@ -103,6 +103,45 @@ static inline float quantise_row(float *x, size_t count) {
     return largest / 127.0f;
 }
 
+/* Nothing is rounded: units are powers of two, v and the quotients are whole numbers below 2^23, which 1.5 * 2^23 rounds
+ * to, and the rest has bits of x only. A quotient by 255, an odd number, is no closer to a tie than 1 / 510, and its
+ * error is half of that. */
+static inline float split_row(const float *x, size_t count, float *const digits[DIGITS], Rest *rest) {
+    const float whole = 0x1.8p23f, base = DIGIT_BASE, inverse_base = 1.0f / DIGIT_BASE;
+    uint32_t most = 0, left = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t magnitude = bits_of_float(x[i]) & 0x7FFFFFFF;
+        most = magnitude > most ? magnitude : most;
+    }
+    rest->count = 0;
+    if (most == 0) {
+        for (int d = 0; d < DIGITS; d++)
+            memset(digits[d], 0, count * sizeof **digits);
+        return 1;
+    }
+    if (most < bits_of_float(0x1p-100f) || most >= 0x7F800000)
+        return 0;
+    const float unit = float_of_bits((most & 0x7F800000) - (21u << 23)), inverse = 1 / unit;
+    float *const low = digits[0], *const middle = digits[1], *const high = digits[2];
+    for (size_t i = 0; i < count; i++) {
+        const float value = x[i] * inverse, v = value + whole - whole;
+        const float tens = v * inverse_base + whole - whole, hundreds = tens * inverse_base + whole - whole;
+        low[i] = v - base * tens;
+        middle[i] = tens - base * hundreds;
+        high[i] = hundreds;
+        left |= bits_of_float(value - v) & 0x7FFFFFFF;
+    }
+    for (size_t i = 0; left && i < count; i++) {
+        const float value = x[i] * inverse, v = value + whole - whole;
+        if (value == v)
+            continue;
+        if (rest->count == REST_MAX)
+            return 0;
+        rest->columns[rest->count] = (uint32_t)i, rest->values[rest->count++] = value - v;
+    }
+    return unit;
+}
+
 /* The correction is exact modulo 2^32, and so is the difference, which fits. */
 static inline void scale_int8_row(int32_t *sums, size_t count, const float *scales, int32_t correction, float *to) {
     for (size_t i = 0; i < count; i++) {
@@ -116,6 +155,20 @@ static inline void scale_float_row(float *sums, size_t count, const float *scale
     for (size_t i = 0; i < count; i++) {
         to[i] += scales[i] * (sums[i] * factor);
         sums[i] = 0;
+    }
+}
+
+/* Sums of digits are exact in double precision. */
+static inline void scale_digits_row(const int32_t *sums, size_t stride, size_t count, const float *scales,
+                                    const int32_t *corrections, const float *rests, float *to) {
+    const int32_t *low = sums, *middle = sums + stride, *high = sums + 2 * stride;
+    const uint32_t of_low = (uint32_t)corrections[0], of_middle = (uint32_t)corrections[1];
+    const uint32_t of_high = (uint32_t)corrections[2];
+    const double base = DIGIT_BASE;
+    for (size_t i = 0; i < count; i++) {
+        double sum = (int32_t)((uint32_t)high[i] - of_high) * base + (int32_t)((uint32_t)middle[i] - of_middle);
+        sum = sum * base + (int32_t)((uint32_t)low[i] - of_low);
+        to[i] += scales[i] * (float)(sum + rests[i]);
     }
 }
 
@@ -137,7 +190,7 @@ static inline void add_low_rank_row(const float *inner, size_t rank, const float
 
 /* What the table of a set takes from here. */
 #define ROW_KERNELS                                                                                                    \
-    .quantise = quantise_row, .scale_int8 = scale_int8_row, .scale_float = scale_float_row, .finish = finish_row,      \
-    .add_low_rank = add_low_rank_row
+    .quantise = quantise_row, .split = split_row, .scale_int8 = scale_int8_row, .scale_float = scale_float_row,        \
+    .scale_digits = scale_digits_row, .finish = finish_row, .add_low_rank = add_low_rank_row
 
 #endif
