@@ -61,7 +61,7 @@ _ONE = (
 )
 _EIGHT = "9 of 73 instructions unpack, and the call around the kernel binds for small layers"
 _MANY = "the inner loop alone is at the peak; unpacking, quantising, scaling and writing are the rest"
-_FLOATS = "a code takes a shift, an AND and an fma, and the shifts share one of fma's two ports"
+_FLOATS = "a bfloat16 is three digits: 30 instructions for 128 codes where a8 has 14, which memory no longer binds"
 
 GOALS = (
     Goal("a8", (1,), 0.90, ("read",), _ONE),
