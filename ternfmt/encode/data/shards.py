@@ -131,6 +131,7 @@ def read_shard(path: Path, *, in_memory: bool) -> list[Row]:
     try:
         with safe_open(path, "pt") as file:
             header = json.loads(file.metadata()["recording"])
+            levels, mix = header["levels"], header["mix"]  # recordings of earlier versions have none
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (KeyError, TypeError, ValueError) as error:
         raise TrajectoryError(f"{path}: not a recording of sampling: {error!r}: remove it") from error
@@ -156,7 +157,7 @@ def read_shard(path: Path, *, in_memory: bool) -> list[Row]:
                 told["dimension"],
                 header["scale"],
                 header["shift"],
-                header["levels"],
+                levels,
             ]
             found.append(
                 Row(
@@ -168,8 +169,8 @@ def read_shard(path: Path, *, in_memory: bool) -> list[Row]:
                     dimension=told["dimension"],
                     scale=tuple(header["scale"]),
                     shift=header["shift"],
-                    levels=tuple(header["levels"]),
-                    mix=header["mix"][parts + part] if header["mix"] else None,
+                    levels=tuple(levels),
+                    mix=mix[parts + part] if mix else None,
                     sample=sample,
                     prompt=header["prompts"][sample],
                     conditioning=json.dumps([digests, lists, told["shared"], told["values"]], sort_keys=True),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 REDRAWN = 24
-"""Steps after which the student samples anew: two hundredths of a step's work for each step of sampling."""
+"""Steps after which the student samples anew: a step of sampling then adds about a hundredth to the work."""
 
 
 class Trainer:

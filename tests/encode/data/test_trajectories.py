@@ -241,6 +241,23 @@ def test_folders_without_recordings_are_named(tmp_path):
         Trajectories(tmp_path)
 
 
+def test_recordings_of_earlier_versions_are_named(tmp_path):
+    """They lack noise levels and what guidance makes of answers."""
+    import json
+
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = recorded(Pipeline("doubled"), tmp_path) / "train" / "00000.safetensors"
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["recording"])
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    del header["levels"], header["mix"]
+    save_file(tensors, path, {"recording": json.dumps(header)})
+    with pytest.raises(TrajectoryError, match=r"00000.safetensors: not a recording.*levels.*: remove it"):
+        Trajectories(tmp_path)
+
+
 def test_batches_fit_the_size_of_latents(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ELEMENTS_PER_RUN", 2 * TOKENS * CHANNELS)
     pipeline = Pipeline("doubled")
