@@ -121,7 +121,8 @@ static size_t outputs_of(const Plan *plan, size_t threads) {
 }
 
 /* Memory from one allocation: the parts of a plan, one after the other. */
-static bool allocate(Plan *plan, size_t workers, size_t padded, bool digits, void **memory) {
+static bool allocate(Plan *plan, size_t workers, size_t padded, void **memory) {
+    const bool digits = plan->digits > 1;
     const size_t rows = plan->rows * plan->digits, groups = plan->product->weight.groups;
     const size_t prepared = rows * plan->stride, scales = round_up(plan->rows * sizeof(float), ALIGNMENT);
     const bool whole = plan->product->int8 || digits;
@@ -160,7 +161,7 @@ static bool multiply_by(const Product *product, bool digits, bool *refused) {
     /* Rows an odd number of lines apart do not compete for the same sets of a cache. */
     plan.stride = round_up(padded * (few ? stream->word_bytes : tiles->word_bytes), 2 * ALIGNMENT) + ALIGNMENT;
     void *memory;
-    if (!allocate(&plan, threads, padded, digits, &memory))
+    if (!allocate(&plan, threads, padded, &memory))
         return false;
     for (; plan.first < m; plan.first += plan.rows) {
         plan.rows = smaller(plan.rows, m - plan.first);
