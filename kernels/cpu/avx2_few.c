@@ -16,6 +16,8 @@ enum {
     A8_RUN = 4,   /* steps, see step_few_a8 */
     WHOLE_ROWS = 3, /* rows of x, up to which rows of the weight are read whole: x stays in cache beside them */
     A16_PART = 4,
+    STREAMS = 4, /* parts of the weight that are read side by side */
+    STREAMS_AHEAD = 512, /* bytes, beside what the processor foresees */
     FEW_AHEAD = 8192, /* bytes: by the time they are needed memory has answered, and they push out nothing of x */
 };
 
@@ -128,6 +130,10 @@ INLINE void step_few_a8(__m256i codes, const char *x, size_t stride, size_t rows
     }
 }
 
+INLINE __m256i sum_of_few(const __m256i totals[2]) {
+    return _mm256_add_epi32(totals[0], _mm256_srai_epi32(totals[1], 2));
+}
+
 /* At most A8_RUN steps, added to totals. */
 INLINE void run_a8(const uint8_t *codes, size_t bytes, const char *x, size_t stride, size_t rows, __m256i totals[][2]) {
     __m256i sums[WHOLE_ROWS][2];
@@ -165,7 +171,62 @@ INLINE void row_a8(const uint8_t *codes, size_t bytes, const char *x, size_t str
         run_a8(codes + whole, bytes - whole, x + 4 * whole, stride, rows, totals);
 #pragma GCC unroll 3
     for (size_t r = 0; r < rows; r++)
-        lanes[r][0] = _mm256_add_epi32(totals[r][0], _mm256_srai_epi32(totals[r][1], 2));
+        lanes[r][0] = sum_of_few(totals[r]);
+}
+
+/* At most A8_RUN steps of a row of each stream, which share what is loaded of x, the only row. */
+INLINE void run_of_streams(const uint8_t *const rows_of[STREAMS], size_t at, size_t bytes, const char *x,
+                           __m256i totals[STREAMS][2]) {
+    __m256i sums[STREAMS][1][2];
+#pragma GCC unroll 4
+    for (size_t s = 0; s < STREAMS; s++)
+        sums[s][0][0] = sums[s][0][1] = _mm256_setzero_si256();
+    if (bytes == 32 * A8_RUN)
+#pragma GCC unroll 4
+        for (size_t i = at; i < at + 32 * A8_RUN; i += 32)
+#pragma GCC unroll 4
+            for (size_t s = 0; s < STREAMS; s++) {
+                if ((i - at) % 64 == 0)
+                    _mm_prefetch((const char *)rows_of[s] + i + STREAMS_AHEAD, _MM_HINT_T0);
+                step_few_a8(load(rows_of[s] + i), x + 4 * i, 0, 1, sums[s]);
+            }
+    else
+        for (size_t i = at; i < at + bytes; i += 32)
+#pragma GCC unroll 4
+            for (size_t s = 0; s < STREAMS; s++)
+                step_few_a8(load_part(rows_of[s] + i, at + bytes - i), x + 4 * i, 0, 1, sums[s]);
+#pragma GCC unroll 4
+    for (size_t s = 0; s < STREAMS; s++)
+#pragma GCC unroll 2
+        for (int odd = 0; odd < 2; odd++)
+            totals[s][odd] = _mm256_add_epi32(totals[s][odd], wide_sums(sums[s][0][odd]));
+}
+
+/* One row of x. The weight is read in STREAMS parts side by side: the processor looks ahead in each, and has more from
+ * memory under way than for one. Where rows do not divide, the last is done again. */
+INLINE void streams_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const char *x,
+                       int32_t *sums) {
+    const size_t run = 32 * A8_RUN, part = ceil_div(count, STREAMS);
+    for (size_t first = 0; first < part; first++) {
+        const uint8_t *rows_of[STREAMS];
+        __m256i totals[STREAMS][2], lanes[STREAMS];
+        int32_t of_rows[STREAMS];
+#pragma GCC unroll 4
+        for (size_t s = 0; s < STREAMS; s++) {
+            rows_of[s] = codes + smaller(s * part + first, count - 1) * row_bytes;
+            totals[s][0] = totals[s][1] = _mm256_setzero_si256();
+        }
+        for (size_t i = 0; i < bytes; i += run)
+            run_of_streams(rows_of, i, smaller(run, bytes - i), x, totals);
+#pragma GCC unroll 4
+        for (size_t s = 0; s < STREAMS; s++)
+            lanes[s] = sum_of_few(totals[s]);
+        const __m128i four = sums_of_lanes(lanes);
+        memcpy(of_rows, &four, sizeof four);
+#pragma GCC unroll 4
+        for (size_t s = 0; s < STREAMS; s++)
+            sums[smaller(s * part + first, count - 1)] = of_rows[s];
+    }
 }
 
 /* A group of `count` rows of the weight; past the last, that row again. */
@@ -257,12 +318,15 @@ INLINE void group_a16(const uint8_t *codes, size_t row_bytes, size_t count, size
 
 void avx2_stream_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const void *prepared,
                     size_t stride, size_t rows, void *sums) {
+    if (rows == 1) {
+        streams_a8(codes, row_bytes, count, bytes, prepared, sums);
+        return;
+    }
     for (size_t i = 0; i < count; i += GROUP, codes += GROUP * row_bytes)
         for (size_t parts = ceil_div(rows, A8_ROWS), done = 0, part; parts; parts--, done += part) {
             const char *x = (const char *)prepared + done * stride;
             int32_t *to = (int32_t *)sums + done * count + i;
             switch (part = ceil_div(rows - done, parts)) {
-                CASE(group_a8, 1)
                 CASE(group_a8, 2)
                 CASE(group_a8, 3)
                 CASE(group_a8, 4)
