@@ -32,7 +32,7 @@ void avx2_multiply_a16(const void *panel, const void *prepared, size_t stride, s
 /* avx2_probe.c */
 double avx2_probe_int8(size_t steps);
 double avx2_probe_float(size_t steps);
-void avx2_probe_read(const void *data, size_t bytes);
+void avx2_probe_read(const void *data, size_t bytes, size_t streams);
 
 #define AVX2_ROWS 16 /* of a tile: two registers of eight */
 

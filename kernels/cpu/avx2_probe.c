@@ -27,12 +27,12 @@ double avx2_probe_float(size_t steps) {
     return 12 * 8.0 * (double)steps;
 }
 
-void avx2_probe_read(const void *data, size_t bytes) {
+void avx2_probe_read(const void *data, size_t bytes, size_t streams) {
     __m256i sum = _mm256_setzero_si256();
-    const char *at = data;
-    for (size_t i = 0; i + 128 <= bytes; i += 128)
+    for (size_t i = 0, part = bytes / streams; i + 128 <= part; i += 128)
+        for (const char *at = data, *end = at + streams * part; at < end; at += part)
 #pragma GCC unroll 4
-        for (size_t j = 0; j < 128; j += 32)
-            sum = _mm256_xor_si256(sum, load(at + i + j));
+            for (size_t j = 0; j < 128; j += 32)
+                sum = _mm256_xor_si256(sum, load(at + i + j));
     __asm__ volatile("" : "+x"(sum));
 }

@@ -46,7 +46,7 @@ void avx512_multiply_a16(const void *panel, const void *prepared, size_t stride,
 /* avx512_probe.c */
 double avx512_probe_int8(size_t steps);
 double avx512_probe_float(size_t steps);
-void avx512_probe_read(const void *data, size_t bytes);
+void avx512_probe_read(const void *data, size_t bytes, size_t streams);
 
 #define AVX512_ROWS 64 /* of a tile: four registers of sixteen */
 

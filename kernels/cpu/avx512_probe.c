@@ -38,15 +38,15 @@ double avx512_probe_float(size_t steps) {
     return SUMS * 16.0 * (double)steps;
 }
 
-void avx512_probe_read(const void *data, size_t bytes) {
-    const char *at = data;
+void avx512_probe_read(const void *data, size_t bytes, size_t streams) {
     __m512i s[4];
     for (int i = 0; i < 4; i++)
         s[i] = _mm512_setzero_si512();
-    for (size_t i = 0; i + 256 <= bytes; i += 256)
+    for (size_t i = 0, part = bytes / streams; i + 256 <= part; i += 256)
+        for (const char *at = data, *end = at + streams * part; at < end; at += part)
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++)
-            s[j] = _mm512_xor_si512(s[j], load(at + i + 64 * j));
+            for (int j = 0; j < 4; j++)
+                s[j] = _mm512_xor_si512(s[j], load(at + i + 64 * j));
     for (int i = 1; i < 4; i++)
         s[0] = _mm512_xor_si512(s[0], s[i]);
     volatile int32_t kept = _mm_cvtsi128_si32(_mm512_castsi512_si128(s[0]));

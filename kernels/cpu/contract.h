@@ -143,10 +143,11 @@ typedef struct {
     Stream stream_a8, stream_a16;
     Tiles tiles_a8, tiles_a16;
 
-    /* For benchmarks: the machine's limits. The first two return how many multiply-accumulates they did. */
+    /* For benchmarks: the machine's limits. The first two return how many multiply-accumulates they did; the third reads
+     * all bytes once, as so many streams side by side. */
     double (*probe_int8)(size_t steps);
     double (*probe_float)(size_t steps);
-    void (*probe_read)(const void *data, size_t bytes);
+    void (*probe_read)(const void *data, size_t bytes, size_t streams);
 } Kernels;
 
 /* One product: y[m, n], contiguous, of out_dtype. */

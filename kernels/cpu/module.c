@@ -237,22 +237,23 @@ static PyObject *py_probe(PyObject *module, PyObject *args) {
     return PyFloat_FromDouble(done);
 }
 
-/* read(instruction set, buffer) -> None: reads all of it, once */
+/* read(instruction set, buffer, streams) -> None: reads all of it, once, in so many parts side by side */
 static PyObject *py_read(PyObject *module, PyObject *args) {
     (void)module;
     const char *set;
     const Kernels *kernels;
     Py_buffer buffer;
-    if (!PyArg_ParseTuple(args, "sy*:read", &set, &buffer))
+    Py_ssize_t streams;
+    if (!PyArg_ParseTuple(args, "sy*n:read", &set, &buffer, &streams))
         return NULL;
-    bool known = parse_kernels(set, &kernels);
-    if (known) {
+    bool valid = parse_kernels(set, &kernels) && (streams >= 1 || wrong("streams", "at least 1", streams));
+    if (valid) {
         Py_BEGIN_ALLOW_THREADS;
-        kernels->probe_read(buffer.buf, (size_t)buffer.len);
+        kernels->probe_read(buffer.buf, (size_t)buffer.len, (size_t)streams);
         Py_END_ALLOW_THREADS;
     }
     PyBuffer_Release(&buffer);
-    if (!known)
+    if (!valid)
         return NULL;
     Py_RETURN_NONE;
 }

@@ -36,7 +36,7 @@ void neon_multiply_a16(const void *panel, const void *prepared, size_t stride, s
 /* neon_probe.c */
 double neon_probe_int8(size_t steps);
 double neon_probe_float(size_t steps);
-void neon_probe_read(const void *data, size_t bytes);
+void neon_probe_read(const void *data, size_t bytes, size_t streams);
 
 #define NEON_ROWS 16 /* of a tile: four registers of four */
 

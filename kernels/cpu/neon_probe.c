@@ -42,15 +42,15 @@ double neon_probe_float(size_t steps) {
     return SUMS * 4.0 * (double)steps;
 }
 
-void neon_probe_read(const void *data, size_t bytes) {
-    const uint8_t *at = data;
+void neon_probe_read(const void *data, size_t bytes, size_t streams) {
     uint8x16_t s[4];
     for (int i = 0; i < 4; i++)
         s[i] = vdupq_n_u8(0);
-    for (size_t i = 0; i + 64 <= bytes; i += 64)
+    for (size_t i = 0, part = bytes / streams; i + 64 <= part; i += 64)
+        for (const uint8_t *at = data, *end = at + streams * part; at < end; at += part)
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++)
-            s[j] = veorq_u8(s[j], vld1q_u8(at + i + 16 * j));
+            for (int j = 0; j < 4; j++)
+                s[j] = veorq_u8(s[j], vld1q_u8(at + i + 16 * j));
     for (int i = 1; i < 4; i++)
         s[0] = veorq_u8(s[0], s[i]);
     volatile uint8_t kept = vgetq_lane_u8(s[0], 0);

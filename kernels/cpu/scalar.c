@@ -104,13 +104,14 @@ static double probe_float(size_t steps) {
     return 64.0 * (double)steps;
 }
 
-static void probe_read(const void *data, size_t bytes) {
+static void probe_read(const void *data, size_t bytes, size_t streams) {
     volatile uint64_t kept = 0;
     uint64_t sum = 0, word;
-    for (size_t i = 0; i + 8 <= bytes; i += 8) {
-        memcpy(&word, (const char *)data + i, 8);
-        sum ^= word;
-    }
+    for (size_t i = 0, part = bytes / streams; i + 8 <= part; i += 8)
+        for (size_t s = 0; s < streams; s++) {
+            memcpy(&word, (const char *)data + s * part + i, 8);
+            sum ^= word;
+        }
     kept = sum;
     (void)kept;
 }

@@ -124,11 +124,12 @@ def test_goals_name_what_a_run_has() -> None:
 
 def test_reached_and_missed_goals() -> None:
     times = {"a8": [1.0, 2.0, 9.0], "a16": [1.0] * 3, "bf16": [20.0, 40.0, 9.0], "TQ2_0": [1.0, 2.0, 9.0]}
-    limits = {"read": [0.5, 1.0, 4.5], "int8": [1.0] * 3, "float": [1.0] * 3}
-    units = {"read": 1024.0, "int8": 4096.0, "float": 1024.0}
+    limits = {"read": [0.5, 1.0, 4.5], "read4": [0.25, 0.5, 2.25], "int8": [1.0] * 3, "float": [1.0] * 3}
+    units = {"read": 1024.0, "read4": 1024.0, "int8": 4096.0, "float": 1024.0}
     cell = cpu.Cell("A", 64, 64, 1, 1, times | limits, units, {})
     assert cell.against("a8", "bf16") == 20
     assert cell.of_limit("a8", "read") == 0.5
+    assert cell.of_limit("a8", "read4") == 0.25
     results = cpu.Results({"processor": "p", "cores": 2, "instruction set": "avx2", "torch": "t", "load": 0}, {}, {})
     results.peers = dict.fromkeys(("a8", "a16", "bf16", "TQ2_0"), "")
     results.cells = [cell]

@@ -34,7 +34,10 @@ ROWS = {"A": (1, 8, 64, 512, 4608), "B": (1, 8, 64, 512), "C": (1, 8, 512), "D":
 
 OURS = ("a8", "a16")
 
-LIMITS = ("read", "int8", "float")
+STREAMS = {"read": 1, "read4": 4}
+"""Limits of memory: parts of it that are read side by side, which some processors do faster than one by one."""
+
+LIMITS = (*STREAMS, "int8", "float")
 """Of the machine: bytes, and multiply-accumulates of the best instructions, a second."""
 
 COLD_BYTES = 160 << 20
@@ -96,12 +99,12 @@ class Cell:
         return self.m * self.n * self.k
 
     def rate(self, name: str) -> float:
-        """Multiply-accumulates (of the limit "read": bytes) a second, the median."""
+        """Multiply-accumulates (of limits of memory: bytes) a second, the median."""
         return self.units.get(name, self.macs) / statistics.median(self.times[name])
 
     def of_limit(self, ours: str, limit: str) -> float:
         """What part of the limit our mode reaches, in the same turns."""
-        done = self.n * self.k / 4 if limit == "read" else self.macs
+        done = self.n * self.k / 4 if limit in STREAMS else self.macs
         return done / self.units[limit] * _paired(self.times[limit], self.times[ours])
 
     def against(self, ours: str, peer: str) -> float | None:
@@ -270,8 +273,9 @@ def _limits(
         runs[kind] = lambda probes=probes: list(executor.map(module.probe, *zip(*probes, strict=True)))  # type: ignore[misc]
     view, part = memoryview(memory), len(memory) // threads
     parts = [view[i * part :][:part] for i in range(threads)]
-    runs["read"] = lambda: list(executor.map(module.read, [name] * threads, parts))
-    units["read"] = float(threads * part)
+    for limit, streams in STREAMS.items():
+        runs[limit] = lambda s=streams: list(executor.map(module.read, [name] * threads, parts, [s] * threads))  # type: ignore[misc]
+        units[limit] = float(threads * part)
     return units
 
 

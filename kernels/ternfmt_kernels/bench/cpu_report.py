@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from .cpu import COLD_BYTES, OURS, Cell, Results
+from .cpu import COLD_BYTES, OURS, STREAMS, Cell, Results
 from .cpu_goals import GOALS, VNNI
 
-_PARTS = (("a8", "read"), ("a8", "int8"), ("a16", "read"), ("a16", "float"))
-_LIMIT_NAMES = {"read": "read", "int8": "int8", "float": "FMA"}
+_PARTS = tuple((mode, limit) for mode in OURS for limit in (*STREAMS, {"a8": "int8", "a16": "float"}[mode]))
+_LIMIT_NAMES = {"read": "read", "read4": "read4", "int8": "int8", "float": "FMA"}
 
 
 def _others(results: Results) -> list[str]:
@@ -52,8 +52,8 @@ def _lines(results: Results, command: str, plot: str | None) -> Iterator[str]:
     yield "All in one process, in turns; a product on its own weights in turn, of which there are enough not to stay in"
     yield f"the caches ({COLD_BYTES >> 20} MB and more). GMAC/s are medians; ratios are medians of those of each turn."
     yield "`/ b`: how many times faster than b; for limits, the part of it that is reached: of the bytes a second that"
-    yield "one pass over memory reads, of the multiply-accumulates that the instructions of the inner loop alone do on"
-    yield "registers. Quantising activations is part of ours."
+    yield "one pass over memory reads (read4: four side by side, each over a quarter), of the multiply-accumulates"
+    yield "that the instructions of the inner loop alone do on registers. Quantising activations is part of ours."
     yield ""
     for name, what in results.peers.items():
         yield f"- {name}: {what}"
@@ -72,8 +72,8 @@ def _table(results: Results, threads: int) -> Iterator[str]:
     limits = {name: sorted(cell.rate(name) / 1e9 for cell in cells)[len(cells) // 2] for name in _LIMIT_NAMES}
     yield ""
     yield (
-        f"## T={threads}: read {limits['read']:.1f} GB/s, int8 {limits['int8']:.0f} GMAC/s, "
-        f"FMA {limits['float']:.0f} GMAC/s"
+        f"## T={threads}: read {limits['read']:.1f} GB/s, read4 {limits['read4']:.1f} GB/s, "
+        f"int8 {limits['int8']:.0f} GMAC/s, FMA {limits['float']:.0f} GMAC/s"
     )
     yield ""
     for mode in OURS:

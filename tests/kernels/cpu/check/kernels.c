@@ -131,7 +131,8 @@ void check_rows(void) {
     begin_case("probes");
     kernels->probe_int8(3), kernels->probe_float(3);
     for (size_t bytes = 1; bytes < 2000; bytes += 333)
-        kernels->probe_read(guarded(OTHER, bytes, 1), bytes);
+        for (size_t streams = 1; streams <= 4; streams += 3)
+            kernels->probe_read(guarded(OTHER, bytes, 1), bytes, streams);
 }
 
 typedef enum { RANDOM, WHOLE, MOST, LEAST, KINDS } Kind; /* of activations */
