@@ -31,28 +31,28 @@ test-all: $(VENV)/dev.stamp ## what else CI runs: foreign readers, sanitizers (D
 	cd conformance/implementations/js && node --test --test-reporter=dot .
 	$(MAKE) -s -C conformance/implementations/c test adapter-asan
 	$(MAKE) -s sanitize
-	$(BIN)/ternfmt conformance run --impl ternfmt_conformance.reference:Reference
-	$(BIN)/ternfmt conformance run --impl "node conformance/implementations/js/adapter.mjs"
-	$(BIN)/ternfmt conformance run --impl conformance/implementations/c/build/adapter-asan
+	printf '%s\n' ternfmt_conformance.reference:Reference "node conformance/implementations/js/adapter.mjs" \
+	  conformance/implementations/c/build/adapter-asan | \
+	  xargs -d '\n' -P 2 -I IMPL $(BIN)/ternfmt conformance run --impl IMPL
 
 # AddressSanitizer's library comes before Python, which has no leaks of ours, and libstdc++ with it, for torch's
 # exceptions. The modules take the place of the installed ones (tests/conftest.py).
 sanitize: $(VENV)/dev.stamp ## the native code's tests under AddressSanitizer and UBSan; its threads under TSan
 	$(BIN)/cmake -S $(CHECK) -B build/check-address -DTERNFMT_SANITIZE=address,undefined >/dev/null
-	$(BIN)/cmake --build build/check-address
+	$(BIN)/cmake --build build/check-address --parallel 2
 	build/check-address/check
 	$(BIN)/cmake -S $(CHECK) -B build/check-thread -DTERNFMT_SANITIZE=thread >/dev/null
-	$(BIN)/cmake --build build/check-thread
+	$(BIN)/cmake --build build/check-thread --parallel 2
 	build/check-thread/check threads
 	$(BIN)/cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=Release -DTERNFMT_SANITIZE=address,undefined \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python >/dev/null
 	@rm -f build/sanitize/native/_native.*.so build/sanitize/kernels/cpu/_cpu.*.so
-	$(BIN)/cmake --build build/sanitize
+	$(BIN)/cmake --build build/sanitize --parallel 2
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" \
 	  ASAN_OPTIONS=detect_leaks=0 \
 	  TERNFMT_TEST_NATIVE=$$(echo build/sanitize/native/_native.*.so) \
 	  TERNFMT_TEST_CPU=$$(echo build/sanitize/kernels/cpu/_cpu.*.so) \
-	  $(BIN)/python -m pytest -q --capture=sys tests/encode/test_native.py tests/format/test_pack.py \
+	  $(BIN)/python -m pytest -q -n 2 --capture=sys tests/encode/test_native.py tests/format/test_pack.py \
 	  tests/kernels/cpu -k "not do_not_overflow and not compiled and not without_native and not guard_pages"
 
 # Instruction sets that an x86-64 with AVX2 may lack: AVX-512 and AVX-VNNI with SIMDe, NEON under qemu.
@@ -61,10 +61,10 @@ emulate: $(VENV)/dev.stamp ## check the CPU kernels of all instruction sets, emu
 	  test -e $$file || { echo "make emulate needs $$file: apt-get install libsimde-dev qemu-user" \
 	  "gcc-aarch64-linux-gnu" >&2; exit 1; }; done
 	$(BIN)/cmake -S $(CHECK) -B build/emulate -DTERNFMT_EMULATE=ON >/dev/null
-	$(BIN)/cmake --build build/emulate
+	$(BIN)/cmake --build build/emulate --parallel 2
 	build/emulate/check avx512vnni avxvnni avx2 scalar
 	$(BIN)/cmake -S $(CHECK) -B build/emulate-aarch64 -DCMAKE_TOOLCHAIN_FILE=aarch64.cmake >/dev/null
-	$(BIN)/cmake --build build/emulate-aarch64
+	$(BIN)/cmake --build build/emulate-aarch64 --parallel 2
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/emulate-aarch64/check neon scalar
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
