@@ -4,7 +4,8 @@
  *
  * A GROUP of rows of the weight takes turns at a part of their columns, so that x, which for many columns is larger
  * than the first level of the cache, comes into it once a group. The next group is prefetched meanwhile: the processor
- * does not foresee short pieces of several rows. Up to three rows of x are short, and rows of the weight are read whole.
+ * does not foresee short pieces of several rows. Two or three rows of x are short, and rows of the weight are read whole.
+ * One row is little work: there memory binds, and is read as STREAMS.
  */
 #include "avx2_dot.h"
 
@@ -15,9 +16,9 @@ enum {
     A8_PART = 8,  /* steps of 32 bytes that are a part: sums fit an int16, 4 * A8_PART * (2 * 3 * 127) < 2^15 */
     A8_RUN = 4,   /* steps, see step_few_a8 */
     WHOLE_ROWS = 3, /* rows of x, up to which rows of the weight are read whole: x stays in cache beside them */
-    A16_PART = 4,
-    STREAMS = 4, /* parts of the weight that are read side by side */
+    STREAMS = 4,    /* parts of the weight that are read side by side */
     STREAMS_AHEAD = 512, /* bytes, beside what the processor foresees */
+    A16_PART = 4,
     FEW_AHEAD = 8192, /* bytes: by the time they are needed memory has answered, and they push out nothing of x */
 };
 
