@@ -55,18 +55,22 @@ class Goal:
             yield min(ratios)
 
 
-_ONE = (
-    "the kernel alone reads at nearly that speed; after other products the code around it, PyTorch's allocation for "
-    "one, comes from memory too, and binds for small layers"
+_CALL = (
+    "the kernel alone reads at that speed; after other products the code around it, PyTorch's allocation for one, "
+    "comes from memory too, and binds for small layers"
+)
+_MEMORY = (
+    "memory: torch reads bf16's two bytes a weight at 0.65 of `read`, so that 15x is 1.2 of it; TQ2_0 is read at 0.6, "
+    "so that 1.9x is 1.1"
 )
 _EIGHT = "9 of 73 instructions unpack, and the call around the kernel binds for small layers"
 _MANY = "the inner loop alone is at the peak; unpacking, quantising, scaling and writing are the rest"
 _FLOATS = "a bfloat16 is three digits: 30 instructions for 128 codes where a8 has 14, which memory no longer binds"
 
 GOALS = (
-    Goal("a8", (1,), 0.90, ("read",), _ONE),
-    Goal("a8", (1,), 1.9, ("TQ2_0",), _ONE),
-    Goal("a8", (1,), 15, ("bf16",), _ONE),
+    Goal("a8", (1,), 0.90, ("read",), _CALL),
+    Goal("a8", (1,), 1.9, ("TQ2_0",), _MEMORY),
+    Goal("a8", (1,), 15, ("bf16",), _MEMORY),
     Goal("a8", (8,), 0.85, ("int8",), _EIGHT),
     Goal("a8", (8,), 1.3, TORCH_INT8, _EIGHT),
     Goal("a8", (512,), 0.95, ("int8",), _MANY),
