@@ -247,3 +247,12 @@ def test_compiled_and_eager_give_the_same(monkeypatch) -> None:
 
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x), function(x))
+
+
+@native
+@pytest.mark.parametrize("name", SETS)
+def test_the_machines_limits_refuse_what_they_do_not_know(name) -> None:
+    with pytest.raises(ValueError, match="probe: expected int8 or float, got int4"):
+        isa.module().probe(name, "int4", 1)
+    with pytest.raises(ValueError, match="streams: expected at least 1, got 0"):
+        isa.module().read(name, bytes(256), 0)
