@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* Codes that a task of the first regime reads, about. Between tasks the stream from memory stops for what is done with
- * the sums: with an eighth of this a row of x took a fifth longer. */
+ * the sums: with a quarter of this a row of x took a twentieth longer, with more hardly less. */
 #define FEW_BYTES ((size_t)1 << 19)
 /* Kernels of the first regime take rows of the weight in groups of so many, or of a number that divides it. */
 #define FEW_UNIT 16
