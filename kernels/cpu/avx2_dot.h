@@ -25,4 +25,22 @@ INLINE __m256i add_products(__m256i sums, __m256i codes, __m256i x) {
 INLINE __m256i wide_sums(__m256i sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
 #endif
 
+/* The products of x with two registers of codes. GCC 12 reorders the additions of a whole loop and spills the sums; and
+ * both products before both sums are 5% faster than one after the other. Sanitizers see the plain version, and AVX-VNNI
+ * has one instruction for both, which it keeps in place. */
+INLINE void add_two_products(__m256i sums[2], __m256i codes, __m256i more_codes, __m256i x) {
+#if defined __SANITIZE_ADDRESS__ || defined TERNFMT_VNNI
+    sums[0] = add_products(sums[0], codes, x);
+    sums[1] = add_products(sums[1], more_codes, x);
+#else
+    __m256i product;
+    __asm__("vpmaddubsw %[x], %[codes], %[product]\n\t"
+            "vpmaddubsw %[x], %[more], %[x]\n\t"
+            "vpaddw %[product], %[sum], %[sum]\n\t"
+            "vpaddw %[x], %[sum2], %[sum2]"
+            : [x] "+x"(x), [product] "=&x"(product), [sum] "+x"(sums[0]), [sum2] "+x"(sums[1])
+            : [codes] "x"(codes), [more] "x"(more_codes));
+#endif
+}
+
 #endif

@@ -4,22 +4,20 @@
  *
  * A GROUP of rows of the weight takes turns at a part of their columns, so that x, which for many columns is larger
  * than the first level of the cache, comes into it once a group. The next group is prefetched meanwhile: the processor
- * does not foresee short pieces of several rows. Two or three rows of x are short, and rows of the weight are read whole.
- * One row is little work: there memory binds, and is read as STREAMS.
+ * does not foresee short pieces of several rows. With few enough rows of x memory may bind: then rows of the weight are
+ * read whole, as streams.
  */
 #include "avx2_dot.h"
 
 enum {
     GROUP = 8,
-    A8_ROWS = 8,  /* of x that have their sums in registers */
+    A8_ROWS = 8, /* of x that have their sums in registers */
     A16_ROWS = 4,
-    A8_PART = 8,  /* steps of 32 bytes that are a part: sums fit an int16, 4 * A8_PART * (2 * 3 * 127) < 2^15 */
-    A8_RUN = 4,   /* steps, see step_few_a8 */
-    WHOLE_ROWS = 3, /* rows of x, up to which rows of the weight are read whole: x stays in cache beside them */
-    STREAMS = 4,    /* parts of the weight that are read side by side */
-    STREAMS_AHEAD = 512, /* bytes, beside what the processor foresees */
+    A8_PART = 8, /* steps of 32 bytes that are a part: sums fit an int16, 4 * A8_PART * (2 * 3 * 127) < 2^15 */
     A16_PART = 4,
-    FEW_AHEAD = 8192, /* bytes: by the time they are needed memory has answered, and they push out nothing of x */
+    STREAMED_ROWS = 4,    /* of x, up to which the weight is read as streams */
+    STREAMS = 4,          /* for one row of x; for more two, whose sums fit the registers */
+    STREAMS_AHEAD = 2048, /* bytes, beside what the processor foresees */
 };
 
 /* Eight floats that are integers, as int8, natural order: 128 of them to four registers. */
@@ -79,11 +77,16 @@ INLINE __m128 sums_of_floats(const __m256 v[4]) {
  * of codes serves all rows of x. */
 INLINE __m256i unsigned_codes(__m256i codes) { return _mm256_xor_si256(codes, _mm256_set1_epi8((char)0xAA)); }
 
+/* Bits 2p and 2p + 1 of each byte. */
+INLINE __m256i field(__m256i codes, int p) {
+    return _mm256_and_si256(p ? _mm256_srli_epi16(codes, 2 * p) : codes, _mm256_set1_epi8(3));
+}
+
 INLINE void step_a8(__m256i codes, const char *x, size_t stride, size_t rows, __m256i sums[]) {
     codes = unsigned_codes(codes);
 #pragma GCC unroll 4
     for (int p = 0; p < 4; p++) {
-        __m256i t = _mm256_and_si256(p ? _mm256_srli_epi16(codes, 2 * p) : codes, _mm256_set1_epi8(3));
+        const __m256i t = field(codes, p);
 #pragma GCC unroll 8
         for (size_t r = 0; r < rows; r++) {
             sums[r] = add_products(sums[r], t, load(x + r * stride + 32 * p));
@@ -114,119 +117,83 @@ INLINE void part_a8(const uint8_t *codes, size_t bytes, size_t ahead, const char
         lanes[r][0] = _mm256_add_epi32(lanes[r][0], wide_sums(sums[r]));
 }
 
-/* Up to three rows of x: shifts are a good part of the work, and memory may be as slow as it. So the odd planes are
- * shifted by two bits too few, and their sums are kept apart, four times too large. They fit an int16 for A8_RUN steps,
- * 2 * A8_RUN * (2 * 12 * 127) < 2^15, and in the end an int32, for every K. */
-INLINE void step_few_a8(__m256i codes, const char *x, size_t stride, size_t rows, __m256i sums[][2]) {
-    codes = unsigned_codes(codes);
-    const __m256i halves[2] = {codes, _mm256_srli_epi16(codes, 4)};
+/* A step of streams: fields of the codes of two of them share what is loaded of x. */
+INLINE void step_of_streams(__m256i codes[], size_t streams, const char *x, size_t stride, size_t rows,
+                            __m256i sums[][STREAMS]) {
 #pragma GCC unroll 4
-    for (int p = 0; p < 4; p++) {
-        const __m256i t = _mm256_and_si256(halves[p / 2], _mm256_set1_epi8(p % 2 ? 12 : 3));
-#pragma GCC unroll 3
-        for (size_t r = 0; r < rows; r++) {
-            sums[r][p % 2] = add_products(sums[r][p % 2], t, load(x + r * stride + 32 * p));
-            PINNED(sums[r][p % 2]);
+    for (size_t s = 0; s < streams; s++)
+        codes[s] = unsigned_codes(codes[s]);
+#pragma GCC unroll 4
+    for (int p = 0; p < 4; p++)
+#pragma GCC unroll 2
+        for (size_t s = 0; s < streams; s += 2) {
+            const __m256i t = field(codes[s], p), u = field(codes[s + 1], p);
+#pragma GCC unroll 4
+            for (size_t r = 0; r < rows; r++)
+                add_two_products(sums[r] + s, t, u, load(x + r * stride + 32 * p));
         }
-    }
 }
 
-INLINE __m256i sum_of_few(const __m256i totals[2]) {
-    return _mm256_add_epi32(totals[0], _mm256_srai_epi32(totals[1], 2));
-}
-
-/* At most A8_RUN steps, added to totals. */
-INLINE void run_a8(const uint8_t *codes, size_t bytes, const char *x, size_t stride, size_t rows, __m256i totals[][2]) {
-    __m256i sums[WHOLE_ROWS][2];
-#pragma GCC unroll 3
-    for (size_t r = 0; r < rows; r++)
-        sums[r][0] = sums[r][1] = _mm256_setzero_si256();
-    if (bytes == 32 * A8_RUN)
+/* A part of a row of each stream, added to totals. */
+INLINE void part_of_streams(const uint8_t *const rows_of[], size_t streams, size_t at, size_t bytes, const char *x,
+                            size_t stride, size_t rows, __m256i totals[][STREAMS]) {
+    __m256i sums[STREAMED_ROWS][STREAMS], codes[STREAMS];
 #pragma GCC unroll 4
-        for (size_t i = 0; i < 32 * A8_RUN; i += 32)
-            step_few_a8(load(codes + i), x + 4 * i, stride, rows, sums);
-    else
-        for (size_t i = 0; i < bytes; i += 32)
-            step_few_a8(load_part(codes + i, bytes - i), x + 4 * i, stride, rows, sums);
-#pragma GCC unroll 3
     for (size_t r = 0; r < rows; r++)
-#pragma GCC unroll 2
-        for (int odd = 0; odd < 2; odd++)
-            totals[r][odd] = _mm256_add_epi32(totals[r][odd], wide_sums(sums[r][odd]));
-}
-
-/* A whole row of the weight, read in one go, to lanes[r]. */
-INLINE void row_a8(const uint8_t *codes, size_t bytes, const char *x, size_t stride, size_t rows,
-                   __m256i lanes[][GROUP]) {
-    const size_t run = 32 * A8_RUN, whole = bytes - bytes % run;
-    __m256i totals[WHOLE_ROWS][2];
-#pragma GCC unroll 3
-    for (size_t r = 0; r < rows; r++)
-        totals[r][0] = totals[r][1] = _mm256_setzero_si256();
-    for (size_t i = 0; i < whole; i += run) {
-        _mm_prefetch((const char *)codes + i + FEW_AHEAD, _MM_HINT_T0);
-        _mm_prefetch((const char *)codes + i + FEW_AHEAD + 64, _MM_HINT_T0);
-        run_a8(codes + i, run, x + 4 * i, stride, rows, totals);
-    }
-    if (whole < bytes)
-        run_a8(codes + whole, bytes - whole, x + 4 * whole, stride, rows, totals);
-#pragma GCC unroll 3
-    for (size_t r = 0; r < rows; r++)
-        lanes[r][0] = sum_of_few(totals[r]);
-}
-
-/* At most A8_RUN steps of a row of each stream, which share what is loaded of x, the only row. */
-INLINE void run_of_streams(const uint8_t *const rows_of[STREAMS], size_t at, size_t bytes, const char *x,
-                           __m256i totals[STREAMS][2]) {
-    __m256i sums[STREAMS][1][2];
 #pragma GCC unroll 4
-    for (size_t s = 0; s < STREAMS; s++)
-        sums[s][0][0] = sums[s][0][1] = _mm256_setzero_si256();
-    if (bytes == 32 * A8_RUN)
+        for (size_t s = 0; s < streams; s++)
+            sums[r][s] = _mm256_setzero_si256();
+    if (bytes == 32 * A8_PART)
+#pragma GCC unroll 1
+        for (size_t i = at; i < at + 32 * A8_PART; i += 32) {
 #pragma GCC unroll 4
-        for (size_t i = at; i < at + 32 * A8_RUN; i += 32)
-#pragma GCC unroll 4
-            for (size_t s = 0; s < STREAMS; s++) {
-                if ((i - at) % 64 == 0)
-                    _mm_prefetch((const char *)rows_of[s] + i + STREAMS_AHEAD, _MM_HINT_T0);
-                step_few_a8(load(rows_of[s] + i), x + 4 * i, 0, 1, sums[s]);
+            for (size_t s = 0; s < streams; s++) {
+                _mm_prefetch((const char *)rows_of[s] + i + STREAMS_AHEAD, _MM_HINT_T0);
+                codes[s] = load(rows_of[s] + i);
             }
+            step_of_streams(codes, streams, x + 4 * i, stride, rows, sums);
+        }
     else
-        for (size_t i = at; i < at + bytes; i += 32)
+        for (size_t i = at; i < at + bytes; i += 32) {
 #pragma GCC unroll 4
-            for (size_t s = 0; s < STREAMS; s++)
-                step_few_a8(load_part(rows_of[s] + i, at + bytes - i), x + 4 * i, 0, 1, sums[s]);
+            for (size_t s = 0; s < streams; s++)
+                codes[s] = load_part(rows_of[s] + i, at + bytes - i);
+            step_of_streams(codes, streams, x + 4 * i, stride, rows, sums);
+        }
 #pragma GCC unroll 4
-    for (size_t s = 0; s < STREAMS; s++)
-#pragma GCC unroll 2
-        for (int odd = 0; odd < 2; odd++)
-            totals[s][odd] = _mm256_add_epi32(totals[s][odd], wide_sums(sums[s][0][odd]));
+    for (size_t r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (size_t s = 0; s < streams; s++)
+            totals[r][s] = _mm256_add_epi32(totals[r][s], wide_sums(sums[r][s]));
 }
 
-/* One row of x. The weight is read in STREAMS parts side by side: the processor looks ahead in each, and has more from
- * memory under way than for one. Where rows do not divide, the last is done again. */
-INLINE void streams_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const char *x,
-                       int32_t *sums) {
-    const size_t run = 32 * A8_RUN, part = ceil_div(count, STREAMS);
+/* Up to STREAMED_ROWS rows of x. The weight is read in a few parts side by side: the processor looks ahead in each, and
+ * has more from memory under way than for one. Where rows do not divide, the last is done again. */
+INLINE void streams_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const char *x, size_t stride,
+                       size_t streams, size_t rows, int32_t *sums) {
+    const size_t run = 32 * A8_PART, part = ceil_div(count, streams);
     for (size_t first = 0; first < part; first++) {
         const uint8_t *rows_of[STREAMS];
-        __m256i totals[STREAMS][2], lanes[STREAMS];
-        int32_t of_rows[STREAMS];
+        __m256i totals[STREAMED_ROWS][STREAMS];
+        int32_t of_rows[STREAMED_ROWS][STREAMS];
 #pragma GCC unroll 4
-        for (size_t s = 0; s < STREAMS; s++) {
+        for (size_t s = 0; s < streams; s++)
             rows_of[s] = codes + smaller(s * part + first, count - 1) * row_bytes;
-            totals[s][0] = totals[s][1] = _mm256_setzero_si256();
-        }
+#pragma GCC unroll 4
+        for (size_t r = 0; r < rows; r++)
+#pragma GCC unroll 4
+            for (size_t s = 0; s < STREAMS; s++)
+                totals[r][s] = _mm256_setzero_si256();
         for (size_t i = 0; i < bytes; i += run)
-            run_of_streams(rows_of, i, smaller(run, bytes - i), x, totals);
+            part_of_streams(rows_of, streams, i, smaller(run, bytes - i), x, stride, rows, totals);
 #pragma GCC unroll 4
-        for (size_t s = 0; s < STREAMS; s++)
-            lanes[s] = sum_of_few(totals[s]);
-        const __m128i four = sums_of_lanes(lanes);
-        memcpy(of_rows, &four, sizeof four);
+        for (size_t r = 0; r < rows; r++) {
+            const __m128i four = sums_of_lanes(totals[r]);
+            memcpy(of_rows[r], &four, sizeof four);
 #pragma GCC unroll 4
-        for (size_t s = 0; s < STREAMS; s++)
-            sums[smaller(s * part + first, count - 1)] = of_rows[s];
+            for (size_t s = 0; s < streams; s++)
+                sums[r * count + smaller(s * part + first, count - 1)] = of_rows[r][s];
+        }
     }
 }
 
@@ -236,13 +203,10 @@ INLINE void group_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_
     const size_t part = 32 * A8_PART, ahead = GROUP * row_bytes;
     __m256i lanes[A8_ROWS][GROUP];
     memset(lanes, 0, rows * sizeof *lanes);
-    for (size_t i = 0; i < bytes; i += rows <= WHOLE_ROWS ? bytes : part)
+    for (size_t i = 0; i < bytes; i += part)
         for (size_t j = 0; j < GROUP; j++) {
             const uint8_t *row = codes + smaller(j, count - 1) * row_bytes;
-            if (rows <= WHOLE_ROWS)
-                row_a8(row, bytes, x, stride, rows, (void *)&lanes[0][j]);
-            else
-                part_a8(row + i, smaller(part, bytes - i), ahead, x + 4 * i, stride, rows, (void *)&lanes[0][j]);
+            part_a8(row + i, smaller(part, bytes - i), ahead, x + 4 * i, stride, rows, (void *)&lanes[0][j]);
         }
     for (size_t r = 0; r < rows; r++) {
         __m128i eight[2] = {sums_of_lanes(lanes[r]), sums_of_lanes(lanes[r] + 4)};
@@ -317,19 +281,22 @@ INLINE void group_a16(const uint8_t *codes, size_t row_bytes, size_t count, size
 #define CASE(GROUP_OF, ROWS)                                                                                           \
     case ROWS: GROUP_OF(codes, row_bytes, count - i, bytes, x, stride, ROWS, to, count); break;
 
+#define STREAMED(OF, ROWS)                                                                                             \
+    case ROWS: streams_a8(codes, row_bytes, count, bytes, prepared, stride, OF, ROWS, sums); return;
+
 void avx2_stream_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const void *prepared,
                     size_t stride, size_t rows, void *sums) {
-    if (rows == 1) {
-        streams_a8(codes, row_bytes, count, bytes, prepared, sums);
-        return;
+    switch (rows) {
+        STREAMED(4, 1)
+        STREAMED(2, 2)
+        STREAMED(2, 3)
+        STREAMED(2, 4)
     }
     for (size_t i = 0; i < count; i += GROUP, codes += GROUP * row_bytes)
         for (size_t parts = ceil_div(rows, A8_ROWS), done = 0, part; parts; parts--, done += part) {
             const char *x = (const char *)prepared + done * stride;
             int32_t *to = (int32_t *)sums + done * count + i;
             switch (part = ceil_div(rows - done, parts)) {
-                CASE(group_a8, 2)
-                CASE(group_a8, 3)
                 CASE(group_a8, 4)
                 CASE(group_a8, 5)
                 CASE(group_a8, 6)

@@ -34,27 +34,6 @@ void avx2_unpack_a8(const uint8_t *codes, size_t row_bytes, size_t rows, size_t 
         }
 }
 
-/* Sums of one row of x and 16 of the weight. GCC 12 reorders the additions of a whole loop and spills the sums; and
- * both products before both sums are 5% faster than one after the other. Sanitizers see the plain version,
- * and AVX-VNNI has one instruction for both, which it keeps in place. */
-INLINE void step(const char *x, __m256i low, __m256i high, __m256i sums[2]) {
-#if defined __SANITIZE_ADDRESS__ || defined TERNFMT_VNNI
-    int32_t four;
-    memcpy(&four, x, 4);
-    sums[0] = add_products(sums[0], low, _mm256_set1_epi32(four));
-    sums[1] = add_products(sums[1], high, _mm256_set1_epi32(four));
-#else
-    __m256i activations, product;
-    __asm__("vpbroadcastd %[x], %[activations]\n\t"
-            "vpmaddubsw %[activations], %[low], %[product]\n\t"
-            "vpmaddubsw %[activations], %[high], %[activations]\n\t"
-            "vpaddw %[product], %[sum], %[sum]\n\t"
-            "vpaddw %[activations], %[sum2], %[sum2]"
-            : [activations] "=&x"(activations), [product] "=&x"(product), [sum] "+x"(sums[0]), [sum2] "+x"(sums[1])
-            : [low] "x"(low), [high] "x"(high), [x] "m"(*(const char(*)[4])x));
-#endif
-}
-
 /* Words first <= w < end, at most RUN, in int16; then pairs of lanes belong to one row of the weight. */
 INLINE void run(const char *panel, const char *x, size_t stride, size_t rows, size_t first, size_t end, int32_t *sums) {
     __m256i s[X_ROWS][2];
@@ -67,8 +46,11 @@ INLINE void run(const char *panel, const char *x, size_t stride, size_t rows, si
         for (int p = 0; p < 4; p++) {
             __m256i low = load(codes + p * STEP_BYTES), high = load(codes + p * STEP_BYTES + 32);
 #pragma GCC unroll 6
-            for (size_t r = 0; r < rows; r++)
-                step(at + r * stride + 32 * p, low, high, s[r]);
+            for (size_t r = 0; r < rows; r++) {
+                int32_t four;
+                memcpy(&four, at + r * stride + 32 * p, 4);
+                add_two_products(s[r], low, high, _mm256_set1_epi32(four));
+            }
         }
     }
 #pragma GCC unroll 6
