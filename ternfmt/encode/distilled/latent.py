@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...tensor import TernaryTensor
-from .layer import SCALE_FLOOR, TernaryLayer, parameter
+from .layer import TernaryLayer, parameter, start_scale
 
 MARGIN = 0.05
 """How far, as a share of the interval between two thresholds, a latent weight starts inside its code's interval."""
@@ -75,7 +75,7 @@ def start_latent(weight: Tensor, tensor: TernaryTensor) -> tuple[Tensor, Tensor]
     device = weight.device
     scale = torch.stack([torch.from_numpy(p.scale.astype(np.float32)) for p in tensor.planes]).to(device)
     planes = [torch.from_numpy(tensor.unpack(p).reshape(tensor.n, tensor.k)) for p in range(len(tensor.planes))]
-    scale = scale.clamp(min=SCALE_FLOOR)
+    scale = start_scale(scale)
     target = torch.zeros(tensor.n, tensor.k, device=device)
     for p, codes in enumerate(planes):
         target += scale[p, :, None] * codes.to(device)

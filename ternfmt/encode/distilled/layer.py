@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from ...pack import pack
 from ...tensor import Plane, TernaryTensor
 from ..low_rank import stored_low_rank
-from ..scales import F16_MAX, F16_MIN
+from ..scales import F16_MAX, F16_MIN, NORMAL_MIN
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Floating-point dtypes by the names of SPEC S-1.9."""
 
-SCALE_FLOOR = F16_MIN
-"""Scales start at this at least. Rows of zeros have no scale of their own, and this one costs no F32 scales."""
+SCALE_OF_ZEROS = F16_MIN
+"""Where the scale of a row of zeros starts, which has none of its own: it costs no F32 scales."""
 
 
 class TernaryLayer(nn.Module):
@@ -27,7 +27,7 @@ class TernaryLayer(nn.Module):
         log_scale: natural logarithm of the scales, F32 ``[P, N]``: a step changes each by a share of itself.
         bias: F32 ``[N]``, or None.
         down, up: low-rank branch F32 ``[R, K]``, ``[N, R]``, or None.
-        scale_dtype: in which scales are stored; None is F16, with F32 where F16 does not reach (SPEC S-4.5).
+        scale_dtype: in which scales are stored; None and F16 are F16, with F32 where F16 does not reach (SPEC S-4.5).
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class TernaryLayer(nn.Module):
         """Copy scales ``[P, N]``, a bias and ``(down, up)``."""
         super().__init__()
         self.scale_dtype = scale_dtype
-        self.log_scale = parameter(scale.float().clamp(min=SCALE_FLOOR).log())
+        self.log_scale = parameter(start_scale(scale).log())
         self.bias = None if bias is None else parameter(bias)
         self.down = None if low_rank is None else parameter(low_rank[0])
         self.up = None if low_rank is None else parameter(low_rank[1])
@@ -66,8 +66,8 @@ class TernaryLayer(nn.Module):
     def to_ternary(self) -> TernaryTensor:
         """What is written: the codes and scales that `forward` uses, and the low-rank branch in F16."""
         stored, codes = self.scale(), self.codes().cpu().numpy()
-        asked = TORCH_DTYPES[self.scale_dtype or "F16"]
-        scale = _to_numpy(stored.to(asked if self.scale_dtype is not None or _fits_f16(stored) else torch.float32))
+        wide = self.scale_dtype in (None, "F16") and not _fits_f16(stored)
+        scale = _to_numpy(stored.to(torch.float32 if wide else TORCH_DTYPES[self.scale_dtype or "F16"]))
         scale[~codes.any(axis=2)] = 0  # rows of zeros, as canonical files have them
         low_rank = None
         if self.down is not None and self.up is not None:
@@ -80,6 +80,11 @@ DROPPED_BITS = {"F64": 0, "F32": 0, "BF16": 16, "F16": 13}
 """Bits of an F32 number's significand that are not stored."""
 
 
+def start_scale(scale: Tensor) -> Tensor:
+    """Scales to start from, F32: as they are, but those of rows of zeros, which have to have a logarithm."""
+    return torch.where(scale >= NORMAL_MIN, scale.float(), SCALE_OF_ZEROS)
+
+
 def round_scale(scale: Tensor, dtype: str | None) -> Tensor:
     """Round F32 scales to what is stored, as F32; the gradient passes as if nothing had been rounded.
 
@@ -88,7 +93,7 @@ def round_scale(scale: Tensor, dtype: str | None) -> Tensor:
     """
     with torch.no_grad():
         rounded = _round_bits(scale, DROPPED_BITS[dtype or "F16"])
-        if dtype is None:
+        if dtype in (None, "F16"):
             rounded = torch.where(((scale >= F16_MIN) & (scale <= F16_MAX)).all(), rounded, scale)
         change = rounded - scale
     return scale + change

@@ -106,9 +106,9 @@ def test_what_is_written_is_what_forward_uses(planes, scale_dtype):
 
 
 @few
-@given(st.lists(st.floats(2**-20, 2**17, width=32), min_size=1, max_size=5), st.sampled_from([None, "F32", "BF16"]))
+@given(st.lists(st.floats(2**-20, 2**17, width=32), min_size=1, max_size=5), st.sampled_from([None, "F16", "F32", "BF16"]))
 def test_scales_round_as_everywhere(values, dtype):
-    numpy_dtype = {None: np.float16, "F32": np.float32, "BF16": "bfloat16"}[dtype]
+    numpy_dtype = {"F32": np.float32, "BF16": "bfloat16"}.get(dtype, np.float16)
     expected = store_scales(np.array(values), np.dtype(numpy_dtype)).astype(np.float32)
     assert round_scale(torch.tensor(values), dtype).tolist() == expected.tolist()
 
@@ -123,8 +123,17 @@ def test_compilers_do_not_leave_the_rounding_out(dtype):
     torch.testing.assert_close(compiled(logs), stored * 3, rtol=0, atol=0)
 
 
-def test_scales_that_f16_cannot_hold_are_f32():
-    layer = LatentLinear(weights(2, 8) * 1e6, torch.tensor([[1e5, 3.0]]))
+@pytest.mark.parametrize("factor", [1e-6, torch.tensor([[1e-4], [1.0], [1e-5]])])
+def test_a_start_keeps_scales_that_f16_cannot_hold(factor):
+    tensor = exact(weights(3, 40) * factor)
+    written = LatentLinear(*start_latent(weights(3, 40) * factor, tensor)).to_ternary()
+    assert written.scale.dtype == tensor.scale.dtype == np.float32
+    torch.testing.assert_close(dequantized(written), dequantized(tensor), atol=0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale_dtype", [None, "F16"])
+def test_scales_that_f16_cannot_hold_are_f32(scale_dtype):
+    layer = LatentLinear(weights(2, 8) * 1e6, torch.tensor([[1e5, 3.0]]), scale_dtype=scale_dtype)
     assert layer.to_ternary().scale.dtype == np.float32
     assert dequantized(layer.to_ternary()).equal(layer.quantised())
 
