@@ -187,4 +187,6 @@ def _weights_in(folder: Path) -> Path:
             return folder / candidates[0]
         if candidates:
             raise FormatError(Kind.INDEX, str(folder), f"expected one *{suffix}, got {candidates}: name one of them")
-    raise FormatError(Kind.INDEX, str(folder), f"expected one *{INDEX_SUFFIX} or *{FILE_SUFFIX}, got none")
+    parts = sorted(path.parent.name for path in folder.glob(f"*/*{FILE_SUFFIX}"))
+    hint = f": name one of the folders in it: {', '.join(dict.fromkeys(parts))}" if parts else ""
+    raise FormatError(Kind.INDEX, str(folder), f"expected one *{INDEX_SUFFIX} or *{FILE_SUFFIX}, got none{hint}")

@@ -44,7 +44,7 @@ By default the 2-D weights in the model's repeated blocks become ternary; --dry-
 shell globs on full tensor names; --include takes the place of the default.
 
 Until the result is complete everything is kept in DST.partial. When a run is interrupted, the same command with
---resume goes on; without --resume it begins anew. docs/encoder.md says more.
+--resume goes on; without --resume it begins anew, unless the model was run before. docs/encoder.md says more.
 
 examples:
   ternfmt convert model.safetensors ternary.safetensors
@@ -132,6 +132,11 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_conversion(args.source, _settings(args))
     if args.dry_run or args.plan:
         return _only_plan(args, plan)
+    if plan.calibration is not None and int(os.environ.get("RANK", "0")) > 0:  # torchrun's other processes
+        from ..encode.solve import take_part
+
+        take_part(plan, Path(args.destination).absolute())
+        return 0
     if not args.json:
         print_planned(plan, args.source, listing=False)
 
@@ -200,8 +205,10 @@ def _finish(args: argparse.Namespace, plan: Plan, destination: Path, work: Calla
     """Do the work and say what came of it."""
     if args.report and not Path(args.report).absolute().parent.is_dir():
         raise FileNotFoundError(f"--report {args.report}: there is no such folder")
+    if args.report and Path(args.report).is_dir():
+        raise IsADirectoryError(f"--report {args.report}: expected a file, got a folder")
     started = time.perf_counter()
-    with _stoppable(destination, "the same command with --resume goes on, without it begins anew"):
+    with _stoppable(destination, "the same command with --resume goes on"):
         result = work()
     source = args.source or str(plan.checkpoint.path)
     seconds = time.perf_counter() - started
@@ -232,6 +239,12 @@ def _stoppable(destination: Path, hint: str) -> Iterator[None]:
         raise SystemExit(143 if isinstance(stop, _Terminated) else 130) from None
     except (BusyError, FileExistsError, FileNotFoundError):
         raise
+    except ImportError as error:
+        raise ValueError(
+            f"this method runs the model, and {error}: pip install 'ternfmt[diffusers]' or 'ternfmt[transformers]'"
+        ) from error
+    except (MemoryError, RuntimeError) as error:  # torch's, most of all for want of memory
+        raise OSError(f"{type(error).__name__}: {error}; {kept()}") from error
     except OSError as error:
         raise OSError(f"{error}; {kept()}") from error
 

@@ -81,6 +81,8 @@ def calibration(args: argparse.Namespace) -> Calibration:
     for name in ("samples", "held_out", "batch", "steps", "low_rank", "sampling_steps"):
         if name in given and given[name] < 1:
             args.parser.error(f"--{name.replace('_', '-')}: expected at least 1, got {given[name]}")
+    if given.get("own_sampling") and given.get("block_device"):
+        args.parser.error("--own-sampling goes with training from end to end: leave --block-device out")
     if not 0 < given.get("learning_rate", 1.0) < float("inf"):
         args.parser.error(f"--learning-rate: expected a number above 0, got {given['learning_rate']}")
     return Calibration(**given, device=args.device)

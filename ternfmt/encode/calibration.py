@@ -17,6 +17,10 @@ STARTS = ("exact", "calibrated")
 """Methods whose result distillation can begin from."""
 
 
+NO_BEARING = ("compile", "trust_remote_code")
+"""Fields that may differ when a run is resumed."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """How data is made and used.
@@ -71,6 +75,12 @@ class Calibration:
     def start_name(self) -> str:
         """What distillation begins from, as documents record it: of a path the last part."""
         return Path(self.start).name
+
+    def files(self) -> list[Path]:
+        """The files that it names, as far as they are there: prompts, and the weights to start from."""
+        named = [] if self.start in STARTS else [Path(self.start)]
+        weights = [path for start in named for path in (start, *sorted(start.rglob("*.safetensors")))]
+        return [path for path in (*weights, *map(Path, filter(None, [self.prompts]))) if path.is_file()]
 
     def absolute(self) -> Calibration:
         """The same with absolute paths, which do not depend on where the next command is given."""

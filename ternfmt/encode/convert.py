@@ -58,6 +58,10 @@ def convert(
         ValueError: what is to be resumed is other work.
         FileExistsError, FileNotFoundError, OSError: the destination, as for `ternfmt.rewrite.rewrite`.
     """
+    if plan.calibration is not None:
+        from .solve import check_plan, solve  # imports torch
+
+        check_plan(plan)
     with WorkFolder(_resolve(plan, destination)) as folder:
         leftover = folder.leftover()
         if leftover is not None:
@@ -69,9 +73,7 @@ def convert(
             with closing(open_source(plan.checkpoint)) as source:
                 solution: Mapping[str, Solved] = {}
                 if plan.calibration is not None:
-                    from .solve import solve  # imports torch
-
-                    settled, solution = solve(plan, folder, solving)
+                    settled, solution = solve(plan, folder.path, solving)
                 else:
                     settled = settle(plan, source, folder.measurements, jobs=_jobs(jobs), progress=measuring)
                 write_json(folder.path / "plan.json", settled.to_json())

@@ -19,7 +19,7 @@ from typing import Any
 from ..container import nbytes
 from ..metadata import Document
 from ..writer import Stored, make_document
-from .calibration import DATA_METHODS, Calibration
+from .calibration import DATA_METHODS, NO_BEARING, Calibration
 from .overrides import apply, check_matches, matching
 from .run.shards import OutputFile, assign_files, index_name
 from .settings import SHARD_BYTES, LayerSettings, Settings
@@ -31,7 +31,7 @@ from .source.policies import POLICIES, find_policy
 from .source.policy import Choice, choose
 from .source.recipe import Part, Recipe, identity_recipes
 from .source.sources import open_source
-from .source.tensor_source import TensorSource
+from .source.tensor_source import Stamp, TensorSource
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Plan:
 
     Attributes:
         checkpoint: the source.
-        stamps: size and time of the last change (ns) of each of its weight files, by path.
+        stamps: size and time of the last change (ns), by path, of each of its weight files and of those that
+            `calibration` names.
         recipes: where each output tensor comes from.
         choices: what becomes of each.
         layers: how each ternary tensor is quantised.
@@ -134,8 +135,11 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of everything above."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of everything above that has a bearing on the result."""
+        value = self.to_json()
+        for name in NO_BEARING if self.calibration else ():
+            del value["calibration"][name]
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a plan file holds it; `docs/encoder.md` describes it."""
@@ -245,10 +249,13 @@ def _plan(checkpoint: Checkpoint, source: TensorSource, settings: Settings) -> P
             f"({_why_none(recipes, choices)}); name some with --include"
         )
     make_document({name: layer.entry(recipes[name].shape) for name, layer in layers.items()}, recipes)
+    stamps = {**source.stamps}
+    if settings.method in DATA_METHODS:
+        stamps |= {path.absolute(): Stamp.of(path) for path in settings.calibration.files()}
     origin = find_origin(checkpoint, source.metadata, settings.base_model).to_json()
     plan = Plan(
         checkpoint=checkpoint,
-        stamps={str(path): (stamp.size, stamp.mtime_ns) for path, stamp in source.stamps.items()},
+        stamps={str(path): (stamp.size, stamp.mtime_ns) for path, stamp in stamps.items()},
         recipes=dict(sorted(recipes.items())),
         choices=choices,
         layers=layers,

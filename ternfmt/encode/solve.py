@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .calibrated.output_error import measure_output_errors
 from .calibrated.settings import CalibratedSettings
@@ -24,22 +25,49 @@ from .data.make import check_data, make_data
 from .data.model import LoadedModel, is_diffusers, load_model
 from .data.own_sampling import OwnSampling
 from .data.trajectories import Trajectories
+from .distilled.parallel import ranks
 from .distilled.settings import DistilledSettings
 from .distilled.solve import distill
 from .distilled.start import open_start
 from .plan import Plan
 from .run.dial import DialLayer, planes_needed, spend
-from .run.settle import Choose, Record, Records, Settled, turn_dial
+from .run.settle import Choose, Record, Records, Settled, dial_layers, turn_dial
 from .run.solution import Solution, Solved
-from .run.work_folder import WorkFolder
+from .run.work_folder import MEASUREMENTS, work_path
 from .torch_device import torch_device
 
 
-def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solution]:
+def check_plan(plan: Plan) -> None:
+    """Refuse what can be seen to be wrong before a model is loaded, or anything made or removed.
+
+    Raises:
+        ValueError: the prompts are not there, a device, a part of the model or a start is missing, or the ratio is
+            out of reach.
+        OSError: a file cannot be read.
+    """
+    told = plan.calibration
+    assert told is not None
+    check_data(plan, _prompts(plan), trust_remote_code=told.trust_remote_code)
+    if told.own_sampling and not is_diffusers(plan):
+        raise ValueError(
+            f"{plan.checkpoint.path}: expected a diffusion model for --own-sampling, and this one does not sample"
+        )
+    for device in (told.device, told.block_device or told.device):
+        torch_device(device)
+    if told.start not in STARTS:
+        open_start(Path(told.start), plan).close()
+    if plan.dial is not None:
+        planes_needed(dial_layers(plan), plan.dial.ratio)
+
+
+def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
     """Find the tensors of a plan whose method is in `DATA_METHODS`.
 
+    Under ``torchrun`` every rank calls this for distillation, with the same folder: the first makes data, turns the
+    dial and calibrates while the others wait, and all distil.
+
     Args:
-        plan: its `calibration` says how.
+        plan: its `calibration` says how; `check_plan` has nothing against it.
         folder: the work folder.
         tell: hears of progress.
 
@@ -47,28 +75,33 @@ def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solutio
         The plan with its dial turned, and the tensors.
 
     Raises:
-        ValueError: the model cannot be run, the prompts are not there, a layer never runs, an activation is NaN; all
-            of these but the last before expensive work.
+        ValueError: the model cannot be run, a layer never runs, an activation is NaN; all of these but the last before
+            expensive work.
         OSError: reading or writing fails.
     """
     told = plan.calibration
     assert told is not None
-    prompts = Path(told.prompts) if told.prompts else None
-    check_data(plan, prompts)
-    if told.own_sampling and not is_diffusers(plan):
-        raise ValueError(
-            f"{plan.checkpoint.path}: expected a diffusion model for --own-sampling, and this one does not sample"
-        )
-    if told.block_device is not None:
-        torch_device(told.block_device)  # it is needed hours later
+    method = next(iter(plan.layers.values())).method
+    here = ranks(torch_device(told.device))
+    if here.size > 1 and method != "distilled":
+        raise ValueError(f"--method {method} works in one process, but torchrun has started {here.size}")
     start: Mapping[str, Solved] | None = None if told.start in STARTS else open_start(Path(told.start), plan)
+    if not here.is_first:
+        plan = Plan.from_json(here.share(None))
     tell("load the model", 0.0)
     loaded = load_model(plan, device=told.device, trust_remote_code=told.trust_remote_code)
+    calibrates = method == "calibrated" or told.start == "calibrated"
+
+    def check(call: dict[str, Any]) -> None:
+        check_layers_run(loaded, call)
+        if calibrates:
+            prepare_blocks(loaded, call)
+
     calls, held_out = make_data(
         plan,
         loaded,
-        Path(told.data) if told.data else folder.path / "data",
-        prompts=prompts,
+        Path(told.data) if told.data else folder / "data",
+        prompts=_prompts(plan),
         samples=told.samples,
         held_out=told.held_out,
         device=told.device,
@@ -76,17 +109,16 @@ def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solutio
         guidance=told.guidance,
         seed=told.seed,
         trust_remote_code=told.trust_remote_code,
+        check=check,
         progress=tell,
     )
-    check_layers_run(loaded, calls)
     if plan.dial is not None:
-        plan = turn_dial(plan, _by_output_error(plan, loaded, calls, tell), folder.measurements)
-    method = next(iter(plan.layers.values())).method
+        plan = turn_dial(plan, _by_output_error(plan, loaded, calls, tell), folder / MEASUREMENTS)
     dtypes = {name: recipe.dtype for name, recipe in plan.recipes.items() if name not in plan.layers}
-    work = folder.path / "work"
-    if method == "calibrated" or told.start == "calibrated":
+    work = folder / "work"
+    if calibrates:
         loaded = prepare_blocks(loaded, calls.call(0, 1))
-        solution = Solution(folder.path / "calibrated")
+        start = solution = Solution(folder / "calibrated")
         # Distillation has data for thousands of steps; to begin well takes less.
         samples = told.samples if method == "calibrated" else min(told.samples, CalibratedSettings.samples)
         settings = CalibratedSettings(samples=samples, batch=told.batch)
@@ -94,10 +126,11 @@ def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solutio
         calibrate(loaded, calls, layers, solution, settings, work / "calibrated", tell, dtypes)
         if method == "calibrated":
             return plan, solution
-        start = solution
+    if here.is_first:
+        here.share(plan.to_json())
     if isinstance(calls, Trajectories) and isinstance(held_out, Trajectories) and told.own_sampling:
         calls, held_out = OwnSampling(calls), OwnSampling(held_out)
-    distilled = Solution(folder.path / "distilled")
+    distilled = Solution(folder / "distilled")
     recipe = DistilledSettings(
         steps=told.steps,
         batch=told.batch,
@@ -111,6 +144,17 @@ def solve(plan: Plan, folder: WorkFolder, tell: Progress) -> tuple[Plan, Solutio
     )
     distill(loaded, calls, held_out, plan.layers, distilled, recipe, work / "distilled", tell, dtypes, start)
     return plan, distilled
+
+
+def take_part(plan: Plan, destination: Path) -> None:
+    """What all ranks but the first do under ``torchrun``: train with it, and write nothing."""
+    check_plan(plan)
+    solve(plan, work_path(destination), lambda what, share: None)
+
+
+def _prompts(plan: Plan) -> Path | None:
+    assert plan.calibration is not None
+    return Path(plan.calibration.prompts) if plan.calibration.prompts else None
 
 
 def _by_output_error(plan: Plan, loaded: LoadedModel, calls: Calls, tell: Progress) -> Choose:

@@ -213,6 +213,7 @@ def test_a_reserved_name_in_the_source_is_refused_before_work(run: Run, tmp_path
         ["convert", "source", "destination", "--steps", "5"],
         ["convert", "source", "destination", "--method", "calibrated", "--steps", "5"],
         ["convert", "source", "destination", "--method", "distilled", "--batch", "0"],
+        ["convert", "source", "destination", "--method", "distilled", "--own-sampling", "--block-device", "cpu"],
         ["convert", "source", "destination", "--method", "distilled", "--plan", "plan.json"],
         ["convert", "source", "destination", "--method", "exact", "--ratio", "5"],
         ["canonicalize", "source", "destination", "--like", "original"],

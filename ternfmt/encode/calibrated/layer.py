@@ -84,15 +84,11 @@ def solve_layer(
     quadratic = make_quadratic(matrix, metric)
     asked = check_scale_dtype(layer.scale_dtype and DTYPES[layer.scale_dtype])
     plain = _data_free(quadratic, matrix, layer, name)
-    best = plain
-    fitted = _fitting_scales(quadratic, layer.planes)
-    for factor in settings.scale_factors:
-        stored = store_scales(fitted * factor, asked)
-        grid = Grid.of(stored.astype(np.float64), quadratic.target)
-        level = round_with_feedback(quadratic, grid)
-        start = Candidate(grid, level, quadratic.error(grid.value(level)), stored.dtype)
-        best = _better(best, start, quadratic)
-    best = improve(quadratic, best, settings)
+    stored = store_scales(_fitting_scales(quadratic, layer.planes), asked)
+    grid = Grid.of(stored.astype(np.float64), quadratic.target)
+    level = round_with_feedback(quadratic, grid)
+    fed_back = Candidate(grid, level, quadratic.error(grid.value(level)), stored.dtype)
+    best = improve(quadratic, _better(plain, fed_back, quadratic), settings)
     return SolvedLayer(_tensor(best, quadratic, tuple(weight.shape)), float(best.error.sum()), float(plain.error.sum()))
 
 

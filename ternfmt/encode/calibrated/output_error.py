@@ -1,23 +1,18 @@
 """The dial by output error: what the planes and the low-rank term of a layer do to what the model says.
 
-The costs are in the form that `run.dial.spend` takes. Two rules measure them on the same calls, for layers stored by
-the data-free rules (`exact`, `planes`), whose errors `calibrated` and `distilled` then reduce:
-
-- ``model``: the squared error of the model's output when this layer alone is ternary, in units of the output's
-  squared norm. Errors of different layers add up as far as they are small and independent. Costs a forward pass of
-  every call for each layer and each way to store it.
-- ``local``: the squared error of the layer's own output, in units of that output's squared norm: as if every layer's
-  relative error mattered the same. One forward pass of every call, for models whose passes are dear.
+The costs are in the form that `run.dial.spend` takes. They are measured for layers stored by the data-free rules
+(`exact`, `planes`), whose errors `calibrated` and `distilled` then reduce: the squared error of the model's output when
+this layer alone is ternary, in units of the output's squared norm. Errors of different layers add up as far as they are
+small and independent. That takes a forward pass of every call for each layer and each way to store it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +25,6 @@ from ..low_rank import start_low_rank, stored_low_rank
 from ..run.dial import DialLayer, LayerCosts, Option
 from ..settings import LayerSettings
 
-Rule = Literal["model", "local"]
-
 
 @torch.no_grad()
 def measure_output_errors(
@@ -42,7 +35,6 @@ def measure_output_errors(
     *,
     count: int = 4,
     batch: int = 8,
-    rule: Rule = "model",
     measured: Iterable[Mapping[str, Any]] = (),
     record: Callable[[dict[str, Any]], None] = lambda costs: None,
     progress: Callable[[str, int], None] = lambda name, weights: None,
@@ -56,26 +48,24 @@ def measure_output_errors(
         planes: the numbers of planes to choose from, ascending.
         count: calls that are looked at.
         batch: samples a call.
-        rule: ``model`` or ``local``.
         measured: what an earlier, interrupted call recorded.
         record: keeps the costs of a layer.
         progress: called with a layer's name and number of weights when it is measured.
 
     Raises:
-        ValueError: a layer is not in the model, or there is no such rule.
+        ValueError: a layer is not in the model.
         WeightError: a weight is NaN or Inf.
     """
-    if rule not in ("model", "local"):
-        raise ValueError(f"rule: expected 'model' or 'local', got {rule!r}")
     for name in layers:
         if name not in loaded.linears:
             raise ValueError(f"{name!r}: expected the weight of a linear of {type(loaded.model).__name__}")
     known = {value["name"]: LayerCosts.from_json(value) for value in measured}
     asked = tuple(planes)
     missing = [name for name in layers if name not in known]
+    if not missing:
+        return [known[name] for name in layers]
     data = [to_device(calls.call(number, batch), loaded.device, loaded.dtype) for number in range(count)]
-    if missing:
-        errors = _model_errors(loaded, data) if rule == "model" else _local_errors(loaded, data, missing)
+    errors = _model_errors(loaded, data)
     for name in missing:
         layer, linear = layers[name], loaded.linears[name]
         candidates = layer.candidates(asked)
@@ -128,41 +118,6 @@ def _model_errors(loaded: LoadedModel, data: Sequence[dict[str, Any]]) -> Errors
         return found
 
     return errors
-
-
-def _local_errors(loaded: LoadedModel, data: Sequence[dict[str, Any]], names: Sequence[str]) -> Errors:
-    """Of the layer's own output on the teacher's inputs, which one pass collects."""
-    kept: dict[str, list[Tensor]] = {}
-    with ExitStack() as stack:
-        for name in names:
-
-            def look(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-                kept.setdefault(name, []).append(_spread(args[0]))
-
-            stack.callback(loaded.linears[name].register_forward_pre_hook(look).remove)
-        for call in data:
-            loaded.model(**call)
-
-    def errors(name: str, tensors: Sequence[TernaryTensor]) -> list[float]:
-        weight = loaded.linears[name].weight
-        inputs = [x.to(weight) for x in kept.pop(name, [])]
-        norm = sum(_square(x @ weight.T) for x in inputs)
-        return [
-            _ratio(sum(_square(x @ difference.T) for x in inputs), norm)
-            for difference in (_dense(tensor, weight) - weight for tensor in tensors)
-        ]
-
-    return errors
-
-
-LOCAL_TOKENS = 256
-"""Tokens of a layer's input that the local rule keeps from each call, spread evenly: 1.1 GB a call for FLUX.1."""
-
-
-def _spread(x: Tensor) -> Tensor:
-    tokens = x.reshape(-1, x.shape[-1])
-    step = max(1, len(tokens) // LOCAL_TOKENS)
-    return tokens[::step][:LOCAL_TOKENS].cpu()
 
 
 def _output(model: nn.Module, call: dict[str, Any]) -> Tensor:

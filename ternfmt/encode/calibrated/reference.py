@@ -106,9 +106,8 @@ def solve_one_plane(target: Float64, h: Float64, weight: Float64, settings: Cali
         best_codes = np.where(better[:, None, None], codes, best_codes)
         best_scales = np.where(better[:, None], scales, best_scales)
 
-    for factor in settings.scale_factors:
-        start = _stored(one_plane_scales(target, h) * factor)
-        keep_better(feedback(target, h, start, order), start)
+    start = _stored(one_plane_scales(target, h))
+    keep_better(feedback(target, h, start, order), start)
     for _ in range(settings.rounds):
         before = error(value(best_codes, best_scales), target, h).sum()
         fitted = refit(target, h, best_codes)

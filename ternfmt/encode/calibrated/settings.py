@@ -18,7 +18,6 @@ class CalibratedSettings:
         act_order: columns with the largest second moment first.
         asymmetric: aim at the teacher's outputs for the teacher's inputs; False aims at the teacher's weights.
         bias: correct the biases of linears that have one.
-        scale_factors: error feedback starts from each of these times the scales that fit the target best.
     """
 
     samples: int = 256
@@ -29,7 +28,6 @@ class CalibratedSettings:
     act_order: bool = True
     asymmetric: bool = True
     bias: bool = True
-    scale_factors: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         for name, least in (("samples", 1), ("batch", 1), ("sweeps", 1), ("rounds", 0)):
@@ -37,5 +35,3 @@ class CalibratedSettings:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         if not 0 < self.damping < float("inf"):
             raise ValueError(f"damping: expected a number > 0, got {self.damping}")
-        if not self.scale_factors or min(self.scale_factors) <= 0:
-            raise ValueError(f"scale_factors: expected one or more numbers > 0, got {self.scale_factors}")

@@ -11,6 +11,9 @@ from torch import Tensor
 Progress = Callable[[str, float], None]
 """Called with what is being done and the part of it that is done, 0 to 1."""
 
+Check = Callable[[dict[str, Any]], None]
+"""Looks at a call of the model, and refuses the model by raising."""
+
 
 class Calls(Protocol):
     """Arguments of forward calls of one model: reproducible, endless, without padding."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .blocks import in_order, place_of
-from .calls import Calls, tensors_in, to_device
+from .calls import tensors_in, to_device
 from .model import LoadedModel
 from .replay import ActivationError, check_replay
 
@@ -19,8 +19,8 @@ class NeverRanError(ValueError):
     """A ternary layer has no part in the model's answer, so nothing can be learned about it."""
 
 
-def check_layers_run(loaded: LoadedModel, calls: Calls, *, size: int = 2) -> None:
-    """Run one call and look whether every ternary layer has a part in it.
+def check_layers_run(loaded: LoadedModel, call: dict[str, Any]) -> None:
+    """Run a call and look whether every ternary layer has a part in it.
 
     Raises:
         NeverRanError: some never ran; names them.
@@ -38,7 +38,7 @@ def check_layers_run(loaded: LoadedModel, calls: Calls, *, size: int = 2) -> Non
         for name, linear in loaded.linears.items():
             hook = linear.register_forward_hook(lambda _, __, output, name=name: look(name, output))
             stack.callback(hook.remove)
-        result = loaded.model(**to_device(calls.call(0, size), *place_of(loaded.model)))
+        result = loaded.model(**to_device(dict(call), *place_of(loaded.model)))
     answer = result.values() if isinstance(result, Mapping) else [result]
     if not bad and any(not bool(torch.isfinite(t).all()) for _, t in tensors_in(list(answer)) if t.is_floating_point()):
         bad.append("the model")

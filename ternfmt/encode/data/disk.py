@@ -12,13 +12,14 @@ class DiskError(ValueError):
     """The disk is too small for what is to be made."""
 
 
-def check_disk(folder: Path, needed: int, what: str) -> None:
+def check_disk(folder: Path, needed: int, what: str, instead: str = "choose another disk, or fewer samples") -> None:
     """Refuse to begin what will not fit.
 
     Args:
         folder: where it is to lie; exists.
         needed: bytes.
         what: is to be written, for the message.
+        instead: what to do if it does not fit.
 
     Raises:
         DiskError: less is free than is needed.
@@ -26,6 +27,5 @@ def check_disk(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed * _SPARE > free:
         raise DiskError(
-            f"{folder}: {what} need about {needed * _SPARE / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
-            "choose another disk, or fewer samples"
+            f"{folder}: {what} need about {needed * _SPARE / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: {instead}"
         )

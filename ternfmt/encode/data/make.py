@@ -15,22 +15,23 @@ from typing import Any
 
 from ..plan import Plan
 from ..source.checkpoint import PIPELINE_FILE
-from .calls import Calls, Progress
+from .calls import Calls, Check, Progress
 from .make_texts import make_texts, tokenizer_folder
 from .model import LoadedModel, dtype_argument, is_diffusers
 from .prompts import read_prompts, split_prompts, templates_digest
 from .source import DataError, data_digest, prompts_for
-from .trajectories import PICTURES_PER_RUN, Trajectories, record_trajectories
+from .trajectories import PICTURES_PER_RUN, Trajectories, first_call, record_trajectories
 
 SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 """Whose sampling is understood: z_t = (1 - t) z_0 + t noise, and the model gives the velocity."""
 
 
-def check_data(plan: Plan, prompts: Path | None = None) -> None:
+def check_data(plan: Plan, prompts: Path | None = None, *, trust_remote_code: bool = False) -> None:
     """Refuse what `make_data` would refuse, as far as it can be seen before a model is loaded.
 
     Raises:
-        DataError: the pipeline, a tokenizer or a flow-matching scheduler is missing.
+        DataError: the pipeline, a tokenizer or a flow-matching scheduler is missing, or code in the pipeline's folder
+            may not be run.
         PromptError: the file of prompts has too few.
         OSError: a file cannot be read.
     """
@@ -48,11 +49,17 @@ def check_data(plan: Plan, prompts: Path | None = None) -> None:
             f"{checkpoint.path}: a transformer alone has no text encoders, and its own pictures are what it is "
             f"calibrated with: name the pipeline's folder, with {PIPELINE_FILE}: {there}"
         )
-    scheduler = (json.loads((pipeline / PIPELINE_FILE).read_bytes()).get("scheduler") or [None, None])[-1]
+    index = json.loads((pipeline / PIPELINE_FILE).read_bytes())
+    scheduler = (index.get("scheduler") or [None, None])[-1]
     if scheduler != SCHEDULER:
         raise DataError(
             f"{pipeline}: its scheduler is {scheduler}: expected {SCHEDULER}, "
             "because calls are made along a flow from noise to picture"
+        )
+    if isinstance(index.get("_class_name"), list) and not trust_remote_code:
+        raise DataError(
+            f"{pipeline}: the pipeline is Python code that lies in the folder ({index['_class_name'][0]}.py): read it, "
+            "and if you trust it: --trust-remote-code"
         )
 
 
@@ -70,6 +77,7 @@ def make_data(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     trust_remote_code: bool = False,
+    check: Check = lambda call: None,
     progress: Progress = lambda what, part: None,
 ) -> tuple[Calls, Calls]:
     """Calls to learn from, and others of held-out prompts to measure with.
@@ -87,6 +95,7 @@ def make_data(
         options: further arguments of the pipeline's call, such as height and width.
         seed: of everything.
         trust_remote_code: run Python files that lie in the folder.
+        check: called with a call of the model before anything expensive is made; refuses a model by raising.
         progress: called with what is being done, and how much of it is.
 
     Raises:
@@ -94,13 +103,16 @@ def make_data(
         TrajectoryError: its sampling cannot be recorded.
         TextError: there are too few texts.
         DiskError: the disk is too small.
+        BusyError: another process makes the same data in the same folder.
     """
-    check_data(plan, prompts)
+    check_data(plan, prompts, trust_remote_code=trust_remote_code)
     for name, value in (("samples", samples), ("held_out", held_out), ("steps", 1 if steps is None else steps)):
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     if not is_diffusers(plan):
-        return make_texts(plan, loaded, folder, prompts, {"train": samples, "held-out": held_out}, seed, progress)
+        return make_texts(
+            plan, loaded, folder, prompts, {"train": samples, "held-out": held_out}, seed, check, progress
+        )
 
     pipeline = _pipeline(plan, loaded, trust_remote_code).to(device or loaded.device)
     told = dict(options or {})
@@ -114,7 +126,8 @@ def make_data(
     counts = {"train": samples, "held-out": held_out}
     chosen = {split: prompts_for(prompts, "image", split, n, seed) for split, n in counts.items()}
     runs = {split: min(n, PICTURES_PER_RUN) for split, n in counts.items()}
-    work = folder / f"pictures-{data_digest(plan, loaded, chosen if prompts else templates_digest(), told, runs, seed)}"
+    check(first_call(pipeline, loaded.model, chosen["train"][:1], told))
+    work = folder / f"pictures-{data_digest(plan, chosen if prompts else templates_digest(), told, runs, seed)}"
     for number, (split, wanted) in enumerate(counts.items()):
         record_trajectories(
             pipeline,
@@ -126,7 +139,8 @@ def make_data(
             seed=2 * seed + number,
             progress=lambda what, part, split=split: progress(f"{split}: {what}", part),  # type: ignore[misc]
         )
-    return Trajectories(work, "train", seed=seed), Trajectories(work, "held-out", seed=seed)
+    train, other = (Trajectories(work, split, seed=seed, count=n) for split, n in counts.items())
+    return train, other
 
 
 def _pipeline(plan: Plan, loaded: LoadedModel, trust_remote_code: bool) -> Any:

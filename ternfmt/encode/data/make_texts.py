@@ -7,8 +7,11 @@ from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..plan import Plan
-from .calls import Calls, Progress
+from ..run.lock import FileLock
+from .calls import Calls, Check, Progress
 from .model import LoadedModel
 from .prompts import make_prompts, read_prompts, templates_digest
 from .source import DataError, data_digest, prompts_for
@@ -35,6 +38,7 @@ def make_texts(
     prompts: Path | None,
     counts: Mapping[str, int],
     seed: int,
+    check: Check,
     progress: Progress,
 ) -> tuple[Calls, Calls]:
     """As `make.make_data`, for a model of transformers; ``counts`` are the least numbers of texts by split."""
@@ -56,29 +60,36 @@ def make_texts(
         "counts": dict(counts),
         "longest": longest,
     }
-    work = folder / f"texts-{data_digest(plan, loaded, what, seed)}"
+    if writes:
+        opening = next(_endless(prompts, "train", seed, tokenizer))
+        check({"input_ids": torch.tensor(tokenizer([opening])["input_ids"])})
+    work = folder / f"texts-{data_digest(plan, what, seed)}"
     for number, (split, wanted) in enumerate(counts.items()):
         path = work / f"{split}.safetensors"
         if path.is_file():
             continue
-        if writes:
-            openings = _endless(prompts, split, seed, tokenizer)
-            rows = generate(
-                model,
-                tokenizer,
-                openings,
-                work / f"written-{split}",
-                length=longest,
-                pieces=wanted,
-                seed=(2 * seed + number) << 20,
-                progress=lambda what, part, split=split: progress(f"{split}: {what}", part),  # type: ignore[misc]
-            )
-        else:
-            rows = tokenize(
-                tokenizer, prompts_for(prompts, "text", split, max(wanted, SENTENCES_AT_LEAST), seed), longest
-            )
-        write_tokens(path, rows, extra)
-    return Texts(work, "train", seed=seed), Texts(work, "held-out", seed=seed)
+        work.mkdir(parents=True, exist_ok=True)
+        with FileLock(work / "lock", f"writing texts to {work}"):
+            if writes:
+                rows = generate(
+                    model,
+                    tokenizer,
+                    _endless(prompts, split, seed, tokenizer),
+                    work / f"written-{split}",
+                    length=longest,
+                    pieces=wanted,
+                    seed=(2 * seed + number) << 20,
+                    progress=lambda what, part, split=split: progress(f"{split}: {what}", part),  # type: ignore[misc]
+                )
+            else:
+                rows = tokenize(
+                    tokenizer, prompts_for(prompts, "text", split, max(wanted, SENTENCES_AT_LEAST), seed), longest
+                )
+            write_tokens(path, rows, extra)
+    train, held_out = Texts(work, "train", seed=seed), Texts(work, "held-out", seed=seed)
+    if not writes:
+        check(train.call(0, 2))
+    return train, held_out
 
 
 def _endless(prompts: Path | None, split: str, seed: int, tokenizer: Any) -> Iterator[str]:

@@ -129,7 +129,8 @@ class OwnSampling:
 
     def _states(self, size: int) -> int:
         if size % len(self.mix):
-            raise TrajectoryError(f"batch of {size} rows: expected a multiple of the {len(self.mix)} rows of a state")
+            rows = len(self.mix)
+            raise TrajectoryError(f"--batch {size}: expected a multiple of {rows}, the rows that are asked of a state")
         return size // len(self.mix)
 
     def _ask(self, samples: Sequence[Sample], states: Tensor, levels: Tensor) -> dict[str, Any]:

@@ -135,13 +135,6 @@ class Replay:
             if self._answering(before, number + 1) != before:
                 shutil.rmtree(self._folder / str(before), ignore_errors=True)
 
-    def outputs(self, number: int) -> Iterator[Any]:
-        """What block ``number`` answered in each call, where that is still kept: the last finished block is."""
-        if number >= self.finished or self._answering(number, self.finished) != number:
-            raise ValueError(f"block {number}: its outputs are not kept; {self.finished} blocks are finished")
-        for index in range(len(self._calls)):
-            yield self._load(number, index)
-
     def _run(self, number: int, index: int, forward: Callable[..., Any]) -> None:
         """One pass over call ``index``: stubs before block ``number``, ``forward`` in its place."""
         answered: set[int] = set()

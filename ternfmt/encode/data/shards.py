@@ -116,7 +116,7 @@ def write_shard(path: Path, made: Recording, prompts: list[str], row_arguments: 
         text = json.dumps(header)
     except TypeError as error:
         raise TrajectoryError(f"the transformer is called with something that cannot be stored: {error}") from error
-    part = path.with_suffix(".partial")
+    part = path.with_name(f"{path.name}.{os.getpid()}.partial")
     save_file(tensors, part, {"recording": text})
     os.replace(part, path)
 

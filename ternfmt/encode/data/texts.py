@@ -134,7 +134,7 @@ def generate(
 def write_tokens(path: Path, rows: Sequence[Sequence[int]], extra: Mapping[str, Any]) -> None:
     """Write rows of tokens, and what else calls need, so that the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".partial")
+    part = path.with_name(f"{path.name}.{os.getpid()}.partial")
     flat = torch.tensor([token for row in rows for token in row], dtype=torch.int32)
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.int32)
     save_file({"tokens": flat, "lengths": lengths}, part, {"extra": json.dumps(dict(extra))})

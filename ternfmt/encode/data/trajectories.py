@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..run.lock import FileLock
 from .calls import Progress, tensors_in
 from .disk import check_disk
 from .prompts import SPLITS
@@ -58,16 +60,12 @@ def record_trajectories(
 
     Raises:
         DiskError: the files would not fit on the disk.
+        BusyError: another process draws to this folder.
         TrajectoryError: as for `recorder.record`; the prompts are refused by the pipeline.
         OSError: writing fails.
     """
     options = dict(options or {})
-    try:
-        one, two = (probe(pipeline, component, [prompts[n % len(prompts)] for n in range(k)], options) for k in (1, 2))
-    except (ValueError, TypeError) as error:
-        if isinstance(error, TrajectoryError):
-            raise
-        raise _refused(pipeline, options, error) from error
+    one, two = (first_call(pipeline, component, [prompts[n % len(prompts)] for n in range(k)], options) for k in (1, 2))
     row_arguments = {name for name in one if _row_count(one[name]) != _row_count(two.get(name))}
     if batch is None:
         batch = max(1, min(PICTURES_PER_RUN, ELEMENTS_PER_RUN // one[LATENT][0].numel(), count))
@@ -77,17 +75,34 @@ def record_trajectories(
     missing = [path for path in paths if not path.is_file()]
     size = sum(tensor.nbytes for _, tensor in tensors_in(one))
     check_disk(folder, len(missing) * batch * size, f"{len(missing) * batch} pictures' latents and conditioning")
-    for number, path in enumerate(paths):
-        if path in missing:
-            chosen = [prompts[n % len(prompts)] for n in range(number * batch, (number + 1) * batch)]
-            try:
-                made = record(pipeline, component, chosen, options, _seed(seed, number))
-            except (ValueError, TypeError) as error:
-                if isinstance(error, TrajectoryError):
-                    raise
-                raise _refused(pipeline, options, error) from error
-            write_shard(path, made, chosen, row_arguments)
-        progress(f"pictures of the teacher {(number + 1) * batch} of {runs * batch}", (number + 1) / runs)
+    with FileLock(folder / "lock", f"drawing pictures to {folder}") if missing else nullcontext():
+        for number, path in enumerate(paths):
+            if path in missing:
+                chosen = [prompts[n % len(prompts)] for n in range(number * batch, (number + 1) * batch)]
+                try:
+                    made = record(pipeline, component, chosen, options, _seed(seed, number))
+                except (ValueError, TypeError) as error:
+                    if isinstance(error, TrajectoryError):
+                        raise
+                    raise _refused(pipeline, options, error) from error
+                write_shard(path, made, chosen, row_arguments)
+            progress(f"pictures of the teacher {(number + 1) * batch} of {runs * batch}", (number + 1) / runs)
+
+
+def first_call(
+    pipeline: Any, component: nn.Module, prompts: Sequence[str], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments of the transformer's first call for some prompts.
+
+    Raises:
+        TrajectoryError: as for `recorder.probe`; the prompts are refused by the pipeline.
+    """
+    try:
+        return probe(pipeline, component, prompts, options)
+    except (ValueError, TypeError) as error:
+        if isinstance(error, TrajectoryError):
+            raise
+        raise _refused(pipeline, options, error) from error
 
 
 class Trajectories:
@@ -101,6 +116,7 @@ class Trajectories:
             the part that sampling has, one half with classifier-free guidance.
         shift: of the noise levels: t = sigmoid(normal + log shift); None is the scheduler's.
         memory: bytes; a larger bank is mapped, not read.
+        count: samples, at least; None takes all. The folder may hold more, for another conversion.
 
     Attributes:
         seed, stream: of what is drawn: the second one depends on the split.
@@ -120,6 +136,7 @@ class Trajectories:
         unconditioned: float | None = None,
         shift: float | None = None,
         memory: int = MEMORY,
+        count: int | None = None,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"no split {split!r}: expected one of {', '.join(SPLITS)}")
@@ -127,10 +144,15 @@ class Trajectories:
         if not paths:
             raise TrajectoryError(f"{folder / split}: nothing is recorded there")
         in_memory = sum(path.stat().st_size for path in paths) <= memory
-        files = [read_shard(path, in_memory=in_memory) for path in paths]
-        rows = [row for file in files for row in file]
+        rows: list[Row] = []
+        self.samples: list[tuple[Row, ...]] = []
+        for path in paths:
+            if count is not None and len(self.samples) >= count:
+                break
+            of_file = read_shard(path, in_memory=in_memory)
+            rows += of_file
+            self.samples += samples_of(of_file)
         self.seed, self.stream, self._shift = seed, SPLITS.index(split), shift
-        self.samples = [sample for file in files for sample in samples_of(file)]
         self._groups = _group(rows, unconditioned)
         weights = np.array([len(conditioned) + len(empty) for conditioned, empty, _ in self._groups], np.float64)
         self._ends = np.cumsum(weights / weights.sum())

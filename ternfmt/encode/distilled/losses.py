@@ -24,10 +24,10 @@ def output_loss(student: Any, teacher: Any) -> Tensor:
 
     Logits: Kullback-Leibler divergence of the student's distribution from the teacher's, in nats a token. Hidden
     states, of encoders: squared error relative to the teacher's energy, plus 1 - cosine of each token's vector.
-    Everything else, velocities of diffusion models: mean squared error, which is what a flow was trained with.
+    Everything else, velocities of diffusion models or a single logit, which is a score: mean squared error.
     """
     ours, theirs = output_of(student).float(), output_of(teacher).float()
-    if hasattr(teacher, "logits"):
+    if hasattr(teacher, "logits") and theirs.shape[-1] > 1:
         ours, theirs = (logits.flatten(0, -2).log_softmax(-1) for logits in (ours, theirs))
         return nn.functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
     if hasattr(teacher, "last_hidden_state"):
@@ -98,6 +98,6 @@ def check_finite(loss: Tensor, step: int) -> None:
     """
     if not bool(torch.isfinite(loss)):
         raise NotFiniteError(
-            f"step {step}: expected a finite loss, got {loss.item()}; lower muon_lr and adam_lr, or look for NaN in "
-            f"the calls and the checkpoint. What was trained up to the last checkpoint is kept"
+            f"step {step}: expected a finite loss, got {loss.item()}: begin anew with a lower --learning-rate, or "
+            "look for NaN in the checkpoint"
         )

@@ -9,12 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 BUCKET = 1 << 25
 """Numbers that are sent at once, at most, unless one gradient is larger: 128 MB of F32."""
+
+
+PATIENCE = timedelta(days=30)
+"""How long ranks wait for each other: while the first one makes data or writes a checkpoint, the others do. If one
+ends, torchrun ends them all."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,14 @@ class Ranks:
         distributed.broadcast(flag, 0)
         return bool(flag.item())
 
+    def share(self, value: Any) -> Any:
+        """The first rank's value, on every rank; those that ask earlier wait for it."""
+        if self.size == 1:
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values, 0)
+        return values[0]
+
     def wait(self) -> None:
         """Until all ranks are here."""
         if self.size > 1:
@@ -76,11 +91,16 @@ class Ranks:
 
 
 def ranks(device: torch.device) -> Ranks:
-    """This process's rank, by what torchrun has set; joins the others: nccl between CUDA devices, else gloo."""
+    """This process's rank, by what torchrun has set; joins the others: nccl between CUDA devices, else gloo.
+
+    Each rank computes on the CUDA device of its number in its machine.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Ranks()
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return Ranks(distributed.get_rank(), distributed.get_world_size())
 
 

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..data.calls import Calls
+from ..data.calls import Calls, Progress
 from ..data.disk import check_disk
 from ..data.own_sampling import OwnSampling
 from ..run.solution import Solution, Solved
+from ..run.work_folder import write_json
 from ..settings import LayerSettings
-from .accounting import choose_blockwise
+from .accounting import choose_blockwise, inventory
 from .blockwise import solve_blocks
-from .parallel import ranks
+from .parallel import Ranks, ranks
 from .settings import DistilledSettings, SettingsError, check_layers
 from .student import make_student
-from .train import Trainer, train
+from .train import CHECKPOINT, Trainer, train
 
 if TYPE_CHECKING:
     from ..data.model import LoadedModel
 
 PART = "distilled"
 """The one part of the solution of a run from end to end."""
-
-CHECKPOINT_BYTES_PER_WEIGHT = 8
-"""Latent weight and momentum."""
 
 
 def distill(
@@ -38,7 +36,7 @@ def distill(
     solution: Solution,
     settings: DistilledSettings,
     work: Path,
-    progress: Callable[[str, float], None],
+    progress: Progress,
     dense_dtypes: Mapping[str, str],
     start: Mapping[str, Solved] | None = None,
 ) -> None:
@@ -74,20 +72,19 @@ def distill(
     found = None if settings.start == "exact" else start
     here = ranks(loaded.device)
     work.mkdir(parents=True, exist_ok=True)
-    blockwise = choose_blockwise(loaded, layers, settings) if settings.blockwise is None else settings.blockwise
-    if blockwise:
+    if _is_blockwise(loaded, layers, settings, work, here, progress):
         if isinstance(calls, OwnSampling):
             raise SettingsError(
                 "block by block there is no student that could sample before the last block is solved: "
-                "leave --own-sampling out, or set blockwise=False"
+                "leave --own-sampling out, or --block-device; without, there must be memory for the whole student"
             )
         if here.size > 1:
-            raise SettingsError(f"block-wise runs on one device, but there are {here.size} ranks; set blockwise=False")
+            raise SettingsError(f"block by block there is one process, but torchrun has started {here.size}")
         solve_blocks(loaded, calls, held_out, layers, solution, settings, work, progress, dense_dtypes, found)
         return
     if PART in solution.parts():
         return
-    _check_disk(loaded, layers, settings, work)
+    _check_disk(loaded, layers, settings, work, dense_dtypes)
     student = make_student(loaded, layers, settings, dense_dtypes, found)
     trainer = Trainer(loaded, student, calls, settings, here)
     train(trainer, held_out, work, progress, dense_dtypes, describe_run(layers, settings))
@@ -104,9 +101,37 @@ def describe_run(layers: Mapping[str, LayerSettings], settings: DistilledSetting
     return json.dumps({"settings": own, "layers": {n: layer.to_json() for n, layer in layers.items()}}, sort_keys=True)
 
 
+def _is_blockwise(
+    loaded: LoadedModel,
+    layers: Mapping[str, LayerSettings],
+    settings: DistilledSettings,
+    work: Path,
+    here: Ranks,
+    progress: Progress,
+) -> bool:
+    """Whether to distil a block at a time. What was once decided by the memory there was stays so in this folder."""
+    if settings.blockwise is not None:
+        return settings.blockwise
+    if here.size > 1:
+        return False
+    decided = work / "blockwise.json"
+    if not decided.exists():
+        write_json(decided, {"blockwise": choose_blockwise(loaded, layers, settings)})
+    blockwise = bool(json.loads(decided.read_bytes())["blockwise"])
+    if blockwise:
+        progress("block by block: there is no memory for the whole student beside its teacher", 0.0)
+    return blockwise
+
+
 def _check_disk(
-    loaded: LoadedModel, layers: Mapping[str, LayerSettings], settings: DistilledSettings, work: Path
+    loaded: LoadedModel,
+    layers: Mapping[str, LayerSettings],
+    settings: DistilledSettings,
+    work: Path,
+    dense_dtypes: Mapping[str, str],
 ) -> None:
-    """A checkpoint is written beside the one before, so that two must fit."""
-    weights = sum(loaded.linears[name].weight.numel() for name in layers) if settings.train_codes else 0
-    check_disk(work, 2 * weights * CHECKPOINT_BYTES_PER_WEIGHT, "two checkpoints")
+    """A checkpoint is written beside the one before, so that two must fit: what is trained, and the optimizer's."""
+    memory = inventory(loaded, layers, settings, dense_dtypes).memory(settings, teacher_bytes=0)
+    there = work / CHECKPOINT
+    needed = 2 * (memory.gradients + memory.optimizer) - (there.stat().st_size if there.exists() else 0)
+    check_disk(work, needed, "two checkpoints", "choose another disk")

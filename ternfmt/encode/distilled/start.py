@@ -11,6 +11,7 @@ from ...limits import PLANES_MAX
 from ...pack import pack
 from ...reader import Model, open_model
 from ...tensor import Plane, TernaryTensor
+from ..calibration import STARTS
 from ..plan import Plan
 from .settings import SettingsError
 
@@ -23,10 +24,12 @@ def open_start(path: Path, plan: Plan) -> Model:
         plan: what is trained.
 
     Raises:
-        SettingsError: a layer is not ternary there, has more planes, groups, or another low-rank term.
+        SettingsError: it is not there; a layer is not ternary there, has more planes, groups, or another low-rank term.
         FormatError: it is no ternary model.
         OSError: it cannot be read.
     """
+    if not path.exists():
+        raise SettingsError(f"--start {path}: no such file or folder: expected {', '.join(STARTS)} or a ternary model")
     part = path / (plan.checkpoint.component or "")
     model = open_model(part if part.is_dir() else path)
     for name, layer in plan.layers.items():

@@ -30,6 +30,10 @@ REDRAWN = 24
 """Steps after which the student samples anew: a step of sampling then adds about a hundredth to the work."""
 
 
+CHECKPOINT = "checkpoint.pt"
+"""In the work folder."""
+
+
 class Trainer:
     """A student, its teacher and optimizers, and how far they have come.
 
@@ -129,7 +133,9 @@ class Trainer:
                 features.take()
         error, whole = self.ranks.sum(energy).tolist()
         if not error < float("inf") or not whole < float("inf"):
-            raise NotFiniteError(f"step {self.step}: a held-out output is NaN or Inf; lower muon_lr and adam_lr")
+            raise NotFiniteError(
+                f"step {self.step}: a held-out output is NaN or Inf: begin anew with a lower --learning-rate"
+            )
         return error / whole if whole else 0.0
 
     @property
@@ -186,7 +192,7 @@ def train(
     """
     settings, first = trainer.settings, trainer.ranks.is_first
     work.mkdir(parents=True, exist_ok=True)
-    file = work / "checkpoint.pt"
+    file = work / CHECKPOINT
     state = checkpoint.load(file, run)
     if state is not None:
         trainer.go_on_from(state)
@@ -219,6 +225,7 @@ def train(
     error = trainer.validate(held_out)
     if log is not None:
         log.add(step=settings.steps, written=True, error=error, seconds=round(trainer.seconds, 1))
+        progress(f"held-out error {error:.4g} of what is written", 1.0)
     trainer.close()
     return error
 

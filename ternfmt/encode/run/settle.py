@@ -70,6 +70,13 @@ def settle(
     return turn_dial(plan, choose, journal)
 
 
+def dial_layers(plan: Plan) -> dict[str, DialLayer]:
+    """The layers of a plan with a dial."""
+    assert plan.dial is not None
+    fixed = plan.dial.fixed
+    return {name: DialLayer(plan.recipes[name].shape, layer, name in fixed) for name, layer in plan.layers.items()}
+
+
 def turn_dial(plan: Plan, choose: Choose, journal: Path | None) -> Plan:
     """The plan with the settings that ``choose`` has for its layers and its ratio.
 
@@ -79,9 +86,7 @@ def turn_dial(plan: Plan, choose: Choose, journal: Path | None) -> Plan:
         journal: where measurements are kept for the next run.
     """
     assert plan.dial is not None
-    layers = {
-        name: DialLayer(plan.recipes[name].shape, layer, name in plan.dial.fixed) for name, layer in plan.layers.items()
-    }
+    layers = dial_layers(plan)
     if journal is None:
         chosen = choose(layers, plan.dial.ratio, [], lambda costs: None)
     else:

@@ -31,6 +31,14 @@ from ..source.tensor_source import SourceChangedError
 from .journal import read_records
 from .lock import FileLock
 
+MEASUREMENTS = "measure.journal"
+"""In a work folder: what the dial has measured."""
+
+
+def work_path(destination: Path) -> Path:
+    """The work folder of a destination."""
+    return destination.with_name(destination.name + ".partial")
+
 
 class WorkFolder:
     """The work folder of a destination, locked.
@@ -57,8 +65,8 @@ class WorkFolder:
             OSError: the folder cannot be made.
         """
         self.destination = destination
-        self.path = destination.with_name(destination.name + ".partial")
-        self.measurements = self.path / "measure.journal"
+        self.path = work_path(destination)
+        self.measurements = self.path / MEASUREMENTS
         self.files = self.path / "files"
         self.out = self.path / "out"
         if not self.path.is_dir():
@@ -90,11 +98,16 @@ class WorkFolder:
 
         Raises:
             FileExistsError: the destination exists.
-            SourceChangedError, ValueError: what is there is other work.
+            SourceChangedError, ValueError: what is there is other work, or took too long to be removed unasked.
         """
         check_destination(self.destination)
         record = self.path / "work.json"
         if not resume:
+            if self.holds_solution():
+                raise ValueError(
+                    f"{self.path} holds what an interrupted run has made, data or trained weights: --resume goes on "
+                    "with it; to begin anew, remove it first"
+                )
             self._empty()
         elif record.exists():
             self._compare(json.loads(record.read_bytes()), work, source_files)
@@ -107,13 +120,15 @@ class WorkFolder:
             return
         for name, stamp in source_files.items():
             if name in before["source_files"] and list(stamp) != list(before["source_files"][name]):
-                raise SourceChangedError(
-                    f"{name}: changed since {self.path} was begun: convert again without --resume, which begins anew"
-                )
+                raise SourceChangedError(f"{name}: changed since {self.path} was begun: {self._anew()}")
         raise ValueError(
-            f"{self.path} was begun with other settings or from another source: give the same ones, or convert "
-            "without --resume, which begins anew"
+            f"{self.path} was begun with other settings or from another source: give the same ones, or {self._anew()}"
         )
+
+    def _anew(self) -> str:
+        if self.holds_solution():
+            return "remove it and convert again, which begins anew"
+        return "convert again without --resume, which begins anew"
 
     def publish(self, made: Path, summary: Mapping[str, Any]) -> None:
         """Move the result to the destination and remove the work folder.
@@ -135,8 +150,9 @@ class WorkFolder:
         return self.holds_solution() or any(map(read_records, [self.measurements, *journals]))
 
     def holds_solution(self) -> bool:
-        """Whether a method that needs data has got anywhere."""
-        return any((self.path / name).exists() for name in ("data", "work", "calibrated", "distilled"))
+        """Whether a method that needs data has made anything."""
+        folders = (self.path / name for name in ("data", "work", "calibrated", "distilled"))
+        return any(path.is_file() for folder in folders for path in folder.rglob("*"))
 
     def remove(self) -> None:
         """Remove the folder: ``finished.json``, which says that it may go, and the lock come last."""

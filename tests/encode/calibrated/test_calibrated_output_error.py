@@ -20,15 +20,14 @@ def dial_layers(loaded, fixed=()):
     }
 
 
-def measure(loaded, rule="model", layers=None, **arguments):
+def measure(loaded, layers=None, **arguments):
     layers = dial_layers(loaded) if layers is None else layers
-    return measure_output_errors(loaded, ToyCalls(), layers, (1, 2, 3), count=2, batch=4, rule=rule, **arguments)
+    return measure_output_errors(loaded, ToyCalls(), layers, (1, 2, 3), count=2, batch=4, **arguments)
 
 
-@pytest.mark.parametrize("rule", ["model", "local"])
-def test_more_planes_cost_bytes_and_save_error(rule):
+def test_more_planes_cost_bytes_and_save_error():
     loaded = make_toy()
-    costs = measure(loaded, rule)
+    costs = measure(loaded)
     assert [layer.name for layer in costs] == list(loaded.linears)
     for layer in costs:
         assert [option.planes for option in layer.options] == [1, 2, 3]
@@ -40,7 +39,7 @@ def test_more_planes_cost_bytes_and_save_error(rule):
 
 
 @torch.no_grad()
-def test_model_rule_is_the_error_of_the_models_output():
+def test_a_cost_is_the_error_of_the_models_output():
     loaded = make_toy()
     name = "blocks.1.up.weight"
     found = next(layer for layer in measure(loaded) if layer.name == name).options[0].noise
@@ -100,30 +99,26 @@ def test_a_fixed_layer_has_one_option():
     assert len(costs["blocks.0.down.weight"].options) == 3
 
 
-@pytest.mark.parametrize("rule", ["model", "local"])
-def test_goes_on_where_it_was_cut_off(rule):
+def test_goes_on_where_it_was_cut_off():
     loaded = make_toy()
     records = []
-    whole = measure(loaded, rule, record=records.append)
+    whole = measure(loaded, record=records.append)
     said = []
-    again = measure(loaded, rule, measured=records[:4], progress=lambda name, weights: said.append(name))
+    again = measure(loaded, measured=records[:4], progress=lambda name, weights: said.append(name))
     assert again == whole
     assert said == list(loaded.linears)[4:]
-    assert measure(loaded, rule, measured=records, record=partial(pytest.fail, "measured again")) == whole
+    assert measure(loaded, measured=records, record=partial(pytest.fail, "measured again")) == whole
 
 
-@pytest.mark.parametrize("rule", ["model", "local"])
-def test_measuring_leaves_the_model_as_it_was(rule):
+def test_measuring_leaves_the_model_as_it_was():
     loaded = make_toy()
     before = [id(parameter) for parameter in loaded.model.parameters()]
-    measure(loaded, rule)
+    measure(loaded)
     assert [id(parameter) for parameter in loaded.model.parameters()] == before
     assert not any(module._forward_pre_hooks for module in loaded.model.modules())
 
 
-def test_unknown_layers_and_rules_are_refused():
+def test_unknown_layers_are_refused():
     loaded = make_toy(1)
     with pytest.raises(ValueError, match=r"'no.weight': expected the weight"):
         measure(loaded, layers={"no.weight": DialLayer((1, 1), LayerSettings())})
-    with pytest.raises(ValueError, match="rule: expected 'model' or 'local', got 'best'"):
-        measure(loaded, "best")

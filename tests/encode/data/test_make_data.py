@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from ternfmt.encode.data import make_texts
+from ternfmt.encode.data import make, make_texts, trajectories
 from ternfmt.encode.data.calls import output_of
 from ternfmt.encode.data.checks import NeverRanError, check_layers_run, prepare_blocks
 from ternfmt.encode.data.make import check_data, make_data
 from ternfmt.encode.data.model import load_model
 from ternfmt.encode.data.prompts import PromptError
 from ternfmt.encode.data.replay import ActivationError
-from ternfmt.encode.data.source import DataError
+from ternfmt.encode.data.source import DataError, data_digest
 from ternfmt.encode.data.texts import TextError
 from ternfmt.encode.data.trajectories import TrajectoryError
 from ternfmt.encode.plan import plan_conversion
+from ternfmt.encode.run.lock import BusyError, FileLock
 from ternfmt.encode.settings import Settings
 
 SAMPLE = Path(__file__).parents[3] / "examples" / "sample-flux" / "model"
@@ -68,7 +69,7 @@ def test_a_pipelines_own_pictures(source, pipeline_folder, prompts, tmp_path):
     assert all(value.dtype == torch.float32 for value in tensors(call).values())
     with torch.no_grad():
         assert output_of(loaded.model(**call)).shape == (3, 36, 48)
-    check_layers_run(loaded, train)
+    check_layers_run(loaded, train.call(0, 2))
     assert [b.name for b in prepare_blocks(loaded, train.call(0, 1)).blocks] == [b.name for b in loaded.blocks]
     told.clear()
     again = make_data(plan, loaded, tmp_path / "work", **arguments)
@@ -107,7 +108,7 @@ def test_an_encoders_sentences(folders, tmp_path):
     call = train.call(0, 4)
     assert call["input_ids"][:, 0].tolist() == [2] * 4
     assert call["input_ids"][:, -1].tolist() == [3] * 4
-    check_layers_run(loaded, train)
+    check_layers_run(loaded, train.call(0, 2))
     prepare_blocks(loaded, held_out.call(0, 1))
     assert_same_calls(train, make_data(plan, loaded, tmp_path, samples=50, held_out=10)[0])
 
@@ -121,7 +122,7 @@ def test_a_language_models_own_text(folders, tmp_path, prompts):
     )
     assert train.call(0, 4)["input_ids"].shape == (4, 16)
     assert told[-1] == ("held-out: text of the model: 2 of 2 pieces", 1.0)
-    check_layers_run(loaded, train)
+    check_layers_run(loaded, train.call(0, 2))
     prepare_blocks(loaded, train.call(0, 1))
     with pytest.raises(TextError, match=r"prompts.txt: no train prompt of at least 8 tokens"):
         make_data(plan, loaded, tmp_path, prompts=prompts, samples=5, held_out=2)
@@ -151,9 +152,74 @@ def test_a_pipeline_that_cannot_be_loaded_is_named(pipeline_folder, tmp_path, pr
     shutil.rmtree(folder / "text_encoder")
     plan = plan_conversion(folder, Settings())
     loaded = load_model(plan)
-    for trust in (False, True):
-        with pytest.raises(DataError, match=r"the pipeline cannot be loaded" + ("" if trust else ".*--trust-remote")):
-            make_data(plan, loaded, tmp_path / "w", prompts=prompts, samples=1, held_out=1, trust_remote_code=trust)
+    with pytest.raises(DataError, match="the pipeline cannot be loaded"):
+        make_data(plan, loaded, tmp_path / "w", prompts=prompts, samples=1, held_out=1, trust_remote_code=True)
+
+
+def test_code_in_the_pipelines_folder_is_not_run_unasked(pipeline_folder, prompts):
+    plan = plan_conversion(pipeline_folder, Settings())
+    with pytest.raises(DataError, match=r"Python code .*\(sample_flux_pipeline.py\).*--trust-remote-code"):
+        check_data(plan, prompts)
+    check_data(plan, prompts, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "bert", "llama"])
+def test_a_model_is_looked_at_before_its_data_is_made(folders, pipeline_folder, prompts, tmp_path, kind):
+    plan = plan_conversion(pipeline_folder if kind == "tiny" else folders(kind), Settings())
+    loaded = load_model(plan)
+    arguments = {"prompts": prompts} if kind == "tiny" else {}
+
+    def refuse(call):
+        loaded.model(**call)
+        raise NeverRanError("a layer never ran")
+
+    with pytest.raises(NeverRanError):
+        make_data(
+            plan, loaded, tmp_path, samples=2, held_out=1, steps=2, trust_remote_code=True, check=refuse, **arguments
+        )
+    assert kind == "bert" or not list(tmp_path.rglob("*.safetensors"))  # an encoder's sentences cost nothing
+
+
+def test_more_data_than_is_wanted_changes_nothing(pipeline_folder, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr(make, "PICTURES_PER_RUN", 2)
+    monkeypatch.setattr(trajectories, "PICTURES_PER_RUN", 2)
+    plan = plan_conversion(pipeline_folder, Settings())
+    loaded = load_model(plan)
+    arguments = {"prompts": prompts, "held_out": 2, "steps": 2, "trust_remote_code": True}
+    few, _ = make_data(plan, loaded, tmp_path, samples=2, **arguments)
+    more, _ = make_data(plan, loaded, tmp_path, samples=4, **arguments)
+    again, _ = make_data(plan, loaded, tmp_path, samples=2, **arguments)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert [len(calls.samples) for calls in (few, more, again)] == [2, 4, 2]
+    assert_same_calls(few, again)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "bert"])
+def test_two_processes_do_not_make_the_same_data(folders, pipeline_folder, prompts, tmp_path, kind):
+    plan = plan_conversion(pipeline_folder if kind == "tiny" else folders(kind), Settings())
+    loaded = load_model(plan)
+    arguments = {"prompts": prompts, "samples": 2, "held_out": 1, "steps": 2, "trust_remote_code": True}
+
+    def busy(what, part):
+        with pytest.raises(BusyError, match="is going on already"):
+            make_data(plan, loaded, tmp_path, **{**arguments, "samples": 40})
+
+    if kind == "tiny":
+        make_data(plan, loaded, tmp_path, progress=busy, **{**arguments, "samples": 4})
+    else:
+        (path,) = (make_data(plan, loaded, tmp_path, **arguments), *tmp_path.iterdir())[1:]
+        (path / "train.safetensors").unlink()
+        with FileLock(path / "lock", "test"), pytest.raises(BusyError):
+            make_data(plan, loaded, tmp_path, **arguments)
+
+
+def test_data_does_not_depend_on_where_the_checkpoint_lies(folders, tmp_path):
+    shutil.copytree(folders("bert"), tmp_path / "copy")
+    one, two = (plan_conversion(folder, Settings()) for folder in (folders("bert"), tmp_path / "copy"))
+    assert data_digest(one, 1) == data_digest(two, 1) != data_digest(two, 2)
+    weights = tmp_path / "copy" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert data_digest(one, 1) != data_digest(plan_conversion(tmp_path / "copy", Settings()), 1)
 
 
 def test_options_that_the_pipeline_does_not_take_are_named(pipeline_folder, tmp_path, prompts):
@@ -204,21 +270,13 @@ def test_numbers_are_at_least_one(folders, tmp_path, name):
         make_data(plan, load_model(plan), tmp_path, **{"samples": 1, "held_out": 1, name: 0})
 
 
-class Fixed:
-    def __init__(self, call):
-        self._call = call
-
-    def call(self, number, size):
-        return self._call
-
-
 def test_layers_that_never_run_are_named(load, calls_of):
     loaded = load("bert", everything=True)
-    calls = Fixed(calls_of("bert")[0])
-    check_layers_run(loaded, calls)
+    call = calls_of("bert")[0]
+    check_layers_run(loaded, call)
     loaded.model.pooler = None
     with pytest.raises(NeverRanError, match=r"1 of 19 ternary layers never ran: pooler.dense.weight: .*--exclude"):
-        check_layers_run(loaded, calls)
+        check_layers_run(loaded, call)
 
 
 def test_layers_that_give_nan_are_named(load, calls_of):
@@ -226,8 +284,8 @@ def test_layers_that_give_nan_are_named(load, calls_of):
     name = "single_transformer_blocks.0.attn.to_k.weight"
     loaded.linears[name].weight[3, 0] = torch.nan
     with pytest.raises(ActivationError, match=rf"{name}: its output has NaN or Inf in torch.float32"):
-        check_layers_run(loaded, Fixed(calls_of("flux")[0]))
+        check_layers_run(loaded, calls_of("flux")[0])
     loaded = load("flux")
     loaded.model.proj_out.weight[0, 0] = torch.inf
     with pytest.raises(ActivationError, match=r"^the model: its output has NaN or Inf"):
-        check_layers_run(loaded, Fixed(calls_of("flux")[0]))
+        check_layers_run(loaded, calls_of("flux")[0])

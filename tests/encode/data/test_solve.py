@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +20,12 @@ from ternfmt.cli import main
 from ternfmt.encode import solve as solve_module
 from ternfmt.encode.calibration import Calibration
 from ternfmt.encode.convert import convert
+from ternfmt.encode.distilled.parallel import Ranks
 from ternfmt.encode.plan import Plan, plan_conversion
 from ternfmt.encode.quantize import quantize
+from ternfmt.encode.run.work_folder import WorkFolder
 from ternfmt.encode.settings import Settings
+from ternfmt.encode.source.tensor_source import SourceChangedError
 
 Folders = Callable[[str], Path]
 FEW = Calibration(samples=16, held_out=4, batch=4, steps=3)
@@ -112,7 +117,109 @@ def test_a_start_that_is_not_there_is_refused(
 ) -> None:
     arguments = ["convert", str(folders("bert")), str(tmp_path / "made"), "--method", "distilled"]
     assert main([*arguments, "--start", str(tmp_path / "none")]) == 1
-    assert "none" in capsys.readouterr().err
+    assert "--start" in (err := capsys.readouterr().err)
+    assert "none: no such file or folder: expected exact, calibrated or a ternary model" in err
+
+
+def test_a_ratio_out_of_reach_is_refused_before_anything_is_made(
+    folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["convert", str(folders("bert")), str(tmp_path / "made"), "--method", "distilled", "--ratio", "99"]
+    assert main(arguments) == 1
+    assert "99" in capsys.readouterr().err
+    assert not (tmp_path / "made.partial").exists()
+
+
+def test_a_missing_package_is_named(
+    folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ternfmt.encode.solve", None)  # as if it could not import torch
+    assert main(["convert", str(folders("bert")), str(tmp_path / "made"), "--method", "calibrated"]) == 1
+    assert "pip install 'ternfmt[diffusers]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("no memory")])
+def test_what_is_kept_is_said_where_memory_ends(
+    folders: Folders,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(solve_module, "calibrate", fail)
+    assert main(["convert", str(folders("bert")), str(tmp_path / "made"), "--method", "calibrated"]) == 1
+    err = capsys.readouterr().err
+    assert str(error) in err
+    assert "made.partial: the same command with --resume goes on" in err
+
+
+def test_what_took_long_is_not_removed_unasked(
+    folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(what: str, share: float) -> None:
+        if what.startswith("step 2"):
+            raise KeyboardInterrupt
+
+    plan = plan_of(folders("bert"), "distilled")
+    with pytest.raises(KeyboardInterrupt):
+        convert(plan, tmp_path / "made", solving=stop)
+    kept = sorted((tmp_path / "made.partial").rglob("*.safetensors"))
+    assert kept
+    with pytest.raises(ValueError, match=r"made.partial holds what .* --resume goes on with it"):
+        convert(plan, tmp_path / "made")
+    other = plan_conversion(folders("bert"), Settings("distilled", 1, calibration=replace(FEW, steps=9)))
+    with pytest.raises(ValueError, match=r"begun with other settings .* remove it and convert again"):
+        convert(other, tmp_path / "made", resume=True)
+    arguments = ["convert", str(folders("bert")), str(tmp_path / "made"), "--method", "distilled"]
+    assert main([*arguments, "--prompts", str(tmp_path / "none.txt")]) == 1
+    assert sorted((tmp_path / "made.partial").rglob("*.safetensors")) == kept
+
+
+def test_a_file_of_prompts_that_changed_is_other_work(folders: Folders, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one\ntwo\nthree\nfour\n")
+    settings = Settings("distilled", 1, calibration=replace(FEW, prompts=str(prompts)))
+    with WorkFolder(tmp_path / "made") as folder:
+        plan = plan_conversion(folders("bert"), settings)
+        folder.begin(plan.fingerprint, plan.stamps, resume=False)
+        prompts.write_text("five\ntwo\nthree\nfour\n")
+        plan = plan_conversion(folders("bert"), settings)
+        with pytest.raises(SourceChangedError, match=r"prompts.txt: changed since"):
+            folder.begin(plan.fingerprint, plan.stamps, resume=True)
+
+
+def test_what_has_no_bearing_on_the_result_may_differ(folders: Folders) -> None:
+    plans = [
+        plan_conversion(folders("bert"), Settings("distilled", 1, calibration=replace(FEW, **changes)))
+        for changes in ({}, {"compile": True}, {"trust_remote_code": True}, {"steps": 4})
+    ]
+    assert plans[0].fingerprint == plans[1].fingerprint == plans[2].fingerprint != plans[3].fingerprint
+
+
+def test_torchruns_processes_distil_together(folders: Folders, tmp_path: Path) -> None:
+    few = ["--samples", "16", "--held-out", "4", "--batch", "4", "--steps", "3"]
+    command = ["ternfmt", "convert", str(folders("bert")), str(tmp_path / "made"), "--method", "distilled", *few]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    done = subprocess.run([*torchrun, *command, "--start", "calibrated"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("block ratio") == 1
+    told = Settings("distilled", 1, calibration=replace(FEW, start="calibrated"))
+    convert(plan_conversion(folders("bert"), told), tmp_path / "alone")
+    with ternfmt.open(tmp_path / "made") as together, ternfmt.open(tmp_path / "alone") as alone:
+        # Other batches: what is dense and trained differs in the last bits, and in the direction of steps where the
+        # gradient is next to nothing.
+        assert np.mean(together[QUERY].unpack() == alone[QUERY].unpack()) > 0.95
+
+
+def test_torchrun_has_nothing_to_share_where_layers_are_calibrated(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solve_module, "ranks", lambda device: Ranks(0, 2))
+    with pytest.raises(ValueError, match="--method calibrated works in one process, but torchrun has started 2"):
+        convert(plan_of(folders("bert"), "calibrated"), tmp_path / "made")
 
 
 def test_the_dial_asks_the_model(folders: Folders, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ternfmt.encode.data.calls import output_of
+from ternfmt.encode.distilled import accounting, blockwise
 from ternfmt.encode.distilled.blockwise import runs_on
 from ternfmt.encode.distilled.settings import DistilledSettings, SettingsError
 from ternfmt.encode.distilled.solve import distill
@@ -82,11 +83,26 @@ def test_a_run_that_was_killed_goes_on_with_the_next_block(tmp_path):
         assert ours == theirs
 
 
-def test_a_finished_run_is_not_run_again(tmp_path):
+def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     run(tmp_path)
     told = []
+    monkeypatch.delattr(blockwise, "Replay")
     run(tmp_path, progress=lambda what, share: told.append(share))
     assert told == []
+
+
+@pytest.mark.parametrize(("before", "after"), [(1 << 40, 1), (1, 1 << 40)])
+def test_a_run_goes_on_in_the_way_it_was_begun_whatever_memory_there_is(tmp_path, monkeypatch, before, after):
+    settings = replace(SETTINGS, steps=2, blockwise=None)
+    monkeypatch.setattr(accounting, "free_bytes", lambda device: before)
+    told = []
+    _, solution = run(tmp_path, settings, progress=lambda what, share: told.append(what))
+    parts = solution.parts()
+    assert parts == ({"distilled"} if before > after else {"block-000", "block-001"})
+    assert any("no memory for the whole student" in what for what in told) == (before < after)
+    monkeypatch.setattr(accounting, "free_bytes", lambda device: after)
+    _, solution = run(tmp_path, settings)
+    assert solution.parts() == parts
 
 
 def test_blocks_on_another_device_come_out_the_same(tmp_path):
@@ -115,7 +131,7 @@ def test_ranks_are_refused(tmp_path, monkeypatch):
     from ternfmt.encode.distilled.parallel import Ranks
 
     monkeypatch.setattr(solve, "ranks", lambda device: Ranks(0, 2))
-    with pytest.raises(SettingsError, match="block-wise runs on one device, but there are 2 ranks"):
+    with pytest.raises(SettingsError, match="block by block there is one process, but torchrun has started 2"):
         run(tmp_path)
 
 

@@ -106,7 +106,9 @@ def test_what_is_written_is_what_forward_uses(planes, scale_dtype):
 
 
 @few
-@given(st.lists(st.floats(2**-20, 2**17, width=32), min_size=1, max_size=5), st.sampled_from([None, "F16", "F32", "BF16"]))
+@given(
+    st.lists(st.floats(2**-20, 2**17, width=32), min_size=1, max_size=5), st.sampled_from([None, "F16", "F32", "BF16"])
+)
 def test_scales_round_as_everywhere(values, dtype):
     numpy_dtype = {"F32": np.float32, "BF16": "bfloat16"}.get(dtype, np.float16)
     expected = store_scales(np.array(values), np.dtype(numpy_dtype)).astype(np.float32)

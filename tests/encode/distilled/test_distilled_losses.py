@@ -45,6 +45,12 @@ def test_logits_have_the_divergence_from_the_teacher():
     torch.testing.assert_close(output_loss(answer("logits", ours), answer("logits", theirs)), expected)
 
 
+def test_a_single_logit_is_a_score():
+    theirs, ours = torch.randn(4, 1), torch.randn(4, 1)
+    loss = output_loss(answer("logits", ours), answer("logits", theirs))
+    torch.testing.assert_close(loss, (ours - theirs).square().mean())
+
+
 def test_relative_error_does_not_depend_on_the_unit():
     theirs, ours = torch.randn(4, 5), torch.randn(4, 5)
     torch.testing.assert_close(relative_error(ours * 8, theirs * 8), relative_error(ours, theirs))
