@@ -180,37 +180,50 @@ def test_a_model_is_looked_at_before_its_data_is_made(folders, pipeline_folder, 
     assert kind == "bert" or not list(tmp_path.rglob("*.safetensors"))  # an encoder's sentences cost nothing
 
 
-def test_more_data_than_is_wanted_changes_nothing(pipeline_folder, prompts, tmp_path, monkeypatch):
+@pytest.fixture
+def two_pictures_per_run(monkeypatch):
     monkeypatch.setattr(make, "PICTURES_PER_RUN", 2)
     monkeypatch.setattr(trajectories, "PICTURES_PER_RUN", 2)
-    plan = plan_conversion(pipeline_folder, Settings())
+
+
+@pytest.mark.usefixtures("two_pictures_per_run")
+def test_more_data_than_is_wanted_changes_nothing(pipeline_folder, prompts, tmp_path):
+    plan, work = plan_conversion(pipeline_folder, Settings()), tmp_path / "work"
     loaded = load_model(plan)
     arguments = {"prompts": prompts, "held_out": 2, "steps": 2, "trust_remote_code": True}
-    few, _ = make_data(plan, loaded, tmp_path, samples=2, **arguments)
-    more, _ = make_data(plan, loaded, tmp_path, samples=4, **arguments)
-    again, _ = make_data(plan, loaded, tmp_path, samples=2, **arguments)
-    assert len(list(tmp_path.iterdir())) == 1
+    few, _ = make_data(plan, loaded, work, samples=2, **arguments)
+    more, _ = make_data(plan, loaded, work, samples=4, **arguments)
+    again, _ = make_data(plan, loaded, work, samples=2, **arguments)
+    assert len(list(work.iterdir())) == 1
     assert [len(calls.samples) for calls in (few, more, again)] == [2, 4, 2]
     assert_same_calls(few, again)
 
 
-@pytest.mark.parametrize("kind", ["tiny", "bert"])
-def test_two_processes_do_not_make_the_same_data(folders, pipeline_folder, prompts, tmp_path, kind):
-    plan = plan_conversion(pipeline_folder if kind == "tiny" else folders(kind), Settings())
+@pytest.mark.usefixtures("two_pictures_per_run")
+def test_two_processes_do_not_draw_the_same_pictures(pipeline_folder, prompts, tmp_path):
+    plan = plan_conversion(pipeline_folder, Settings())
     loaded = load_model(plan)
-    arguments = {"prompts": prompts, "samples": 2, "held_out": 1, "steps": 2, "trust_remote_code": True}
+    arguments = {"prompts": prompts, "samples": 4, "held_out": 1, "steps": 2, "trust_remote_code": True}
+    refused = []
 
-    def busy(what, part):
-        with pytest.raises(BusyError, match="is going on already"):
-            make_data(plan, loaded, tmp_path, **{**arguments, "samples": 40})
+    def look(what, part):
+        if part == 0.5:
+            with pytest.raises(BusyError, match=r"drawing pictures to .* is going on already"):
+                make_data(plan, loaded, tmp_path / "work", **arguments)
+            refused.append(what)
 
-    if kind == "tiny":
-        make_data(plan, loaded, tmp_path, progress=busy, **{**arguments, "samples": 4})
-    else:
-        (path,) = (make_data(plan, loaded, tmp_path, **arguments), *tmp_path.iterdir())[1:]
-        (path / "train.safetensors").unlink()
-        with FileLock(path / "lock", "test"), pytest.raises(BusyError):
-            make_data(plan, loaded, tmp_path, **arguments)
+    make_data(plan, loaded, tmp_path / "work", progress=look, **arguments)
+    assert refused == ["train: pictures of the teacher 2 of 4"]
+
+
+def test_two_processes_do_not_write_the_same_texts(folders, tmp_path):
+    plan = plan_conversion(folders("bert"), Settings())
+    loaded = load_model(plan)
+    make_data(plan, loaded, tmp_path, samples=2, held_out=1)
+    (work,) = tmp_path.iterdir()
+    (work / "train.safetensors").unlink()
+    with FileLock(work / "lock", "test"), pytest.raises(BusyError, match=r"writing texts to .* is going on already"):
+        make_data(plan, loaded, tmp_path, samples=2, held_out=1)
 
 
 def test_data_does_not_depend_on_where_the_checkpoint_lies(folders, tmp_path):

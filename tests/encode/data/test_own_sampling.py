@@ -140,5 +140,5 @@ def test_batches_hold_rows_of_one_shape(tmp_path):
 
 
 def test_a_batch_of_half_a_state_is_refused(tmp_path):
-    with pytest.raises(TrajectoryError, match="batch of 5 rows: expected a multiple of the 2 rows of a state"):
+    with pytest.raises(TrajectoryError, match="--batch 5: expected a multiple of 2, the rows"):
         own_sampling(Pipeline("doubled"), tmp_path).call(0, 5)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from ternfmt.encode.data import disk
 from ternfmt.encode.data.calls import output_of
+from ternfmt.encode.data.disk import DiskError
 from ternfmt.encode.data.model import make_loaded
 from ternfmt.encode.distilled import checkpoint
 from ternfmt.encode.distilled.log import duration
@@ -130,16 +134,17 @@ def test_written_tensors_give_the_students_outputs_to_the_bit(tmp_path):
     assert output_of(student.model(**call)).equal(output_of(plain(**call)))
 
 
+class Killed(Noise):
+    def call(self, number, size):
+        if self.seed == 1 and number == 3:
+            raise KeyboardInterrupt
+        return super().call(number, size)
+
+
 @pytest.mark.parametrize(("changes", "low_rank"), [({}, 0), ({"codes_from": 0.3, "feature_weight": 0.5}, 1)])
 def test_a_run_that_was_killed_goes_on_to_the_bit(tmp_path, changes, low_rank):
     settings = replace(SETTINGS, **changes)
     _, whole = run(tmp_path / "whole", settings, low_rank=low_rank)
-
-    class Killed(Noise):
-        def call(self, number, size):
-            if self.seed == 1 and number == 3:
-                raise KeyboardInterrupt
-            return super().call(number, size)
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "twice", settings, calls=Killed(1), low_rank=low_rank)
@@ -154,6 +159,19 @@ def test_a_run_that_was_killed_goes_on_to_the_bit(tmp_path, changes, low_rank):
             assert ours.tobytes() == theirs.tobytes(), name
     strip = lambda lines: [{k: v for k, v in line.items() if k != "seconds"} for line in lines]  # noqa: E731
     assert strip(log_of(tmp_path / "whole")) == strip(log_of(tmp_path / "twice"))
+
+
+def test_the_checkpoint_that_is_there_needs_no_room_again(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, calls=Killed(1))
+    there = tmp_path / "work" / "checkpoint.pt"
+    free = 1.3 * there.stat().st_size
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    run(tmp_path)
+    shutil.rmtree(tmp_path / "solution")
+    there.unlink()
+    with pytest.raises(DiskError, match=r"two checkpoints need about .*: choose another disk$"):
+        run(tmp_path)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):
