@@ -137,6 +137,11 @@ def index_text(old: str, new: str) -> FolderMutation:
     return lambda model: model.index_texts.append((old, new))
 
 
+def no_tensors(model: Folder) -> None:
+    model.shards = {}
+    model.index = {"metadata": {"total_size": 0}, "weight_map": {}}
+
+
 INDEX_TEXT = [
     ModelCase(f"index {name}", rule, kind, mutation)
     for name, rule, kind, mutation in [
@@ -174,6 +179,19 @@ INDEX_FORM = [
         "total_size true": index(metadata={"total_size": True}),
         "total_size 16.5": index(metadata={"total_size": 16.5}),
         "total_size 1e999": index_text("16", "1e999"),
+        **{
+            f"total_size {text}": index_text("16", text)
+            for text in (
+                *("16.00000000000000000000000000001", "15.99999999999999999999999999999", "-16", "1.6", "16e1", "0"),
+                *("16e999999999", "16e-99999999999999999", "1600000e-99999999999999999999", "18446744073709551632"),
+            )
+        },
+        **{
+            f"total_size {text} of no bytes": several(
+                no_tensors, index_text('"total_size": 0', f'"total_size": {text}')
+            )
+            for text in ("1e-400", "-1e-400", "1e-99999999999999999", "1")
+        },
     }.items()
 ]
 

@@ -16,6 +16,7 @@ from .bad_models import (
     config,
     index,
     index_text,
+    no_tensors,
     several,
     shard,
     two_shards,
@@ -152,7 +153,20 @@ MODELS = [
     GoodModel("index without total_size", "S-7.3", index(metadata={})),
     *(
         GoodModel(f"total_size {text}", "S-7.3", index_text('"total_size": 16', f'"total_size": {text}'))
-        for text in ("16.0", "1.6e1", "160e-1", "1600E-2")
+        for text in (
+            *("16.0", "1.6e1", "160e-1", "1600E-2", "0.16e+2", "16e-0", "16.00000000000000000000000000000"),
+            *("1600000000000000000000000000e-26", "0.00000000000000000000000016e26"),
+        )
+    ),
+    GoodModel("empty weight_map", "S-7.3", several(no_tensors, attributes(config=DROP))),
+    GoodModel("empty weight_map, the index named", "S-7.3", several(no_tensors, attributes(open=INDEX))),
+    *(
+        GoodModel(
+            f"total_size {text} of no bytes",
+            "S-7.3",
+            several(no_tensors, index_text('"total_size": 0', f'"total_size": {text}')),
+        )
+        for text in ("-0", "0.0", "-0e1", "0e99999999999999999999", "0.00e-99999999999999999999")
     ),
     GoodModel("index nests 32 deep", "S-1.5", index_text('"metadata"', f'"note": {"[" * 31}{"]" * 31}, "metadata"')),
     GoodModel("number of 32 characters in the index", "S-1.5", index(note=int("1" * 32))),
