@@ -77,7 +77,7 @@ def find_source(path: Path, *, shard: bool | None = None, strict_links: bool = F
         weights = _weights_in(path)
         config = path / "config.json"
         source = find_source(weights, shard=False, strict_links=strict_links)
-        return Source(path, source.files, source.index, config if config.exists() else None, True)
+        return Source(path, source.files, source.index, config if config.is_file() else None, True)
     if not path.name.endswith(INDEX_SUFFIX):
         os.stat(path)
         whole = not (is_shard_name(path.name) if shard is None else shard)
@@ -158,8 +158,13 @@ def check_config(config: Path, versions: set[str]) -> None:
     def fail(message: str) -> NoReturn:
         raise FormatError(Kind.CONFIG, str(config), message)
 
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError(f"a key occurs twice in one object, of {[key for key, _ in pairs]}")
+        return dict(pairs)
+
     try:
-        value = json.loads(config.read_bytes())
+        value = json.loads(config.read_bytes().decode("utf-8-sig"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         fail(f"not JSON: {error}")
     if not isinstance(value, dict):

@@ -317,6 +317,8 @@ for (const [what, changes, expected] of [
   ['another quant_method', { 'config.json': CONFIG.replace('ternfmt', 'gptq') }, 'CONFIG'],
   ['another format_version', { 'config.json': CONFIG.replace('1.0', '1.1') }, 'CONFIG'],
   ['no quantization_config', { 'config.json': '{"a":NaN}' }, 'ok'],
+  ['an unpaired surrogate in the config', { 'config.json': '{"a":"\\ud83d"}' }, 'ok'],
+  ['a key twice in the config', { 'config.json': '{"a":[{"b":1,"b":1}]}' }, 'CONFIG'],
 ]) {
   test(`folder: ${what} is ${expected}`, async () => assert.equal(await classOfFolder(changes), expected));
 }

@@ -125,6 +125,10 @@ def config(**changes: Any) -> FolderMutation:
     return lambda model: updated(model.config["quantization_config"], changes)
 
 
+def config_text(old: str, new: str) -> FolderMutation:
+    return attributes(config_bytes=lambda raw: replaced(raw.decode(), [(old, new)]).encode())
+
+
 def attributes(**changes: Any) -> FolderMutation:
     return lambda model: model.__dict__.update(changes)
 
@@ -232,6 +236,21 @@ INDEX_SHARDS = [
     ModelCase(name, rule, Kind.INDEX, mutation)
     for name, rule, mutation in [
         ("shard absent", "S-10.2", lambda model: model.shards.pop(TWO)),
+        (
+            "shard is a dangling link",
+            "S-10.2",
+            several(lambda model: model.shards.pop(TWO), attributes(links={TWO: "nothing"})),
+        ),
+        (
+            "shard is a link to itself",
+            "S-10.2",
+            several(lambda model: model.shards.pop(TWO), attributes(links={TWO: TWO})),
+        ),
+        (
+            "shard is a folder",
+            "S-10.2",
+            several(lambda model: model.shards.pop(TWO), attributes(others={TWO + "/note.txt": b"a folder\n"})),
+        ),
         ("tensor listed, but absent", "S-7.5", weight_map(c=ONE)),
         ("tensor present, but not listed", "S-7.5", weight_map(b=DROP)),
         ("tensor listed in the other shard", "S-7.5", weight_map(b=TWO)),
@@ -335,8 +354,20 @@ CONFIG = [
         "has a quantization_config that is no object": attributes(config={"quantization_config": "ternfmt"}),
         "has another format_version": config(format_version="1.1"),
         "has format_version 1": config(format_version=1),
+        "has format_version 1.0, a number": config(format_version=1.0),
         "has format_version null": config(format_version=None),
         "has an array as format_version": config(format_version=["1.0"]),
+        "has two quantization_configs": config_text(
+            '"model_type"', '"quantization_config": {"quant_method": "ternfmt"}, "model_type"'
+        ),
+        "has quant_method twice": config_text('"quant_method"', '"quant_method": "ternfmt", "quant_method"'),
+        "has format_version twice": config_text('"format_version"', '"format_version": "1.0", "format_version"'),
+        "has a key that nobody asks for twice": config_text('"model_type"', '"x": [{"y": 1, "y": 1}], "model_type"'),
+        "has a key and its escape": config_text('"model_type"', r'"model\u005ftype": "example", "model_type"'),
+        "is UTF-16": attributes(config_bytes=lambda raw: raw.decode().encode("utf-16")),
+        "holds an encoded surrogate": attributes(config_bytes=lambda raw: raw.replace(b"example", b"\xed\xa0\xbd")),
+        "holds a control character": config_text("example", "\n"),
+        "has a trailing comma": config_text("}}", "},}"),
         "disagrees with one of two shards": shard(TWO, document(version="1.1")),
     }.items()
 ]

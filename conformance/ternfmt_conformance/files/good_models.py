@@ -14,6 +14,7 @@ from .bad_models import (
     FolderMutation,
     attributes,
     config,
+    config_text,
     index,
     index_text,
     no_tensors,
@@ -181,6 +182,14 @@ MODELS = [
         attributes(others={"other.safetensors.index.json/note.txt": b"a folder\n"}),
     ),
     GoodModel(
+        "dangling links called like a file and an index",
+        "S-7.7",
+        several(
+            attributes(open="."), lambda model: model.links.update({"a.safetensors": "nothing", "a" + INDEX: "nothing"})
+        ),
+        lambda: one_file(plain()),
+    ),
+    GoodModel(
         "names in upper case are no candidates",
         "S-7.7",
         attributes(others={"OTHER.SAFETENSORS": b"", "OTHER.SAFETENSORS.INDEX.JSON": b"", "x.safetensors.bak": b""}),
@@ -210,6 +219,16 @@ MODELS = [
     GoodModel("config with unknown keys", "S-7.8", config(bits=1.58, modules=None)),
     GoodModel("config with Infinity", "S-7.8", lambda model: model.config.update(rope=float("inf"))),
     GoodModel("config with NaN", "S-7.8", lambda model: model.config.update(rope=float("nan"))),
+    GoodModel("config with -Infinity", "S-7.8", lambda model: model.config.update(rope=float("-inf"))),
+    GoodModel("config with an unpaired surrogate", "S-7.8", config_text("example", r"\ud83d")),
+    GoodModel("config nests 32 deep", "S-7.8", config_text('"example"', "[" * 31 + "]" * 31)),
+    GoodModel("config with a number of 32 characters", "S-7.8", config_text('"example"', "-1." + "2" * 26 + "E+9")),
+    GoodModel(
+        "config with white space around it", "S-7.8", attributes(config_bytes=lambda raw: b" \r\n\t" + raw + b"\n")
+    ),
+    GoodModel("config is a folder", "S-7.8", attributes(config=DROP, others={"config.json/note.txt": b"a folder\n"})),
+    GoodModel("config is a dangling link", "S-7.8", attributes(config=DROP, links={"config.json": "nothing"})),
+    GoodModel("config is a link to itself", "S-7.8", attributes(config=DROP, links={"config.json": "config.json"})),
     GoodModel(
         "config of another method, the index named",
         "S-7.8",
