@@ -30,7 +30,7 @@ RULES = parse_rules(ROOT.joinpath("SPEC.md").read_text(encoding="utf-8"))
 # What no request of PROTOCOL.md can show, and why.
 NOT_TESTABLE = {
     "S-2.6": "says where the JSON Schema is; the tests of ternfmt-metadata.schema.json compare the two",
-    "S-4.5": "binds encoders that choose scales; `encode` is given codes and scales",
+    "S-4.5": "binds who chooses scales; `encode` is given codes and scales",
     "S-10.6": "about failures of the operating system, which an archive cannot cause",
     "S-12.4": "asks an implementation to say something, in words of its own",
     "S-13.2": "binds later versions of SPEC.md",

@@ -141,6 +141,11 @@ def index_text(old: str, new: str) -> FolderMutation:
     return lambda model: model.index_texts.append((old, new))
 
 
+def no_codes(model: Folder) -> None:
+    del model.shards[ONE].tensors["w"], model.index["weight_map"]["w"]
+    model.index["metadata"] = {}
+
+
 def no_tensors(model: Folder) -> None:
     model.shards = {}
     model.index = {"metadata": {"total_size": 0}, "weight_map": {}}
@@ -282,7 +287,7 @@ UNION = [
             "codes in no shard",
             "S-7.2",
             Kind.METADATA,
-            several(shard(ONE, lambda raw: raw.tensors.pop("w")), weight_map(w=DROP), index(metadata={})),
+            no_codes,
         ),
         (
             "scale in no shard",

@@ -124,6 +124,7 @@ MODELS = [
     GoodModel("folder", "S-7.7", NOTHING),
     GoodModel("index", "S-7.3", attributes(open=INDEX)),
     GoodModel("folder, strictly", "S-7.4", NOTHING, arguments={"strict_links": True}),
+    GoodModel("index, to be read as a shard", "S-7.2", attributes(open=INDEX), arguments={"read_as": "shard"}),
     GoodModel("three shards, features", "S-7.1", NOTHING, three_shards),
     GoodModel("digests in shards", "S-8.1", NOTHING, digested_shards, arguments={"digests": True}),
     GoodModel("as save_pretrained writes", "S-7.3", NOTHING, saved_shards),
