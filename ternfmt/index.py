@@ -29,12 +29,12 @@ class Index:
     Attributes:
         path: the index file.
         weight_map: stored tensor name -> shard file name.
-        total_size: bytes of all tensors, if stated.
+        total_size: bytes of all tensors, if stated; a `NonInteger` as it is written.
     """
 
     path: Path
     weight_map: Mapping[str, str]
-    total_size: float | None
+    total_size: int | NonInteger | None
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def find_source(path: Path, *, shard: bool | None = None, strict_links: bool = F
         weights = _weights_in(path)
         config = path / "config.json"
         source = find_source(weights, shard=False, strict_links=strict_links)
-        return Source(path, source.files, source.index, config if config.exists() else None, True)
+        return Source(path, source.files, source.index, config if config.is_file() else None, True)
     if not path.name.endswith(INDEX_SUFFIX):
         os.stat(path)
         whole = not (is_shard_name(path.name) if shard is None else shard)
@@ -121,7 +121,7 @@ def read_index(path: Path) -> Index:
                 location,
                 f"shard {name[:NAME_MAX]!r}: expected a plain file name in the folder of the index",
             )
-    return Index(path, weight_map, float(total_size) if type(total_size) is NonInteger else total_size)
+    return Index(path, weight_map, total_size)
 
 
 def check_index(index: Index, spans_by_file: Mapping[Path, Mapping[str, Span]]) -> None:
@@ -144,7 +144,7 @@ def check_index(index: Index, spans_by_file: Mapping[Path, Mapping[str, Span]]) 
             if listed != file.name:
                 fail(f"{file.name!r} holds {name!r}, which the index lists in {listed!r}")
             total += span.end - span.begin
-    if index.total_size not in (None, total):
+    if index.total_size is not None and not _equals(index.total_size, total):
         fail(f"total_size {index.total_size}; the shards hold {total} bytes")
 
 
@@ -158,8 +158,13 @@ def check_config(config: Path, versions: set[str]) -> None:
     def fail(message: str) -> NoReturn:
         raise FormatError(Kind.CONFIG, str(config), message)
 
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError(f"a key occurs twice in one object, of {[key for key, _ in pairs]}")
+        return dict(pairs)
+
     try:
-        value = json.loads(config.read_bytes())
+        value = json.loads(config.read_bytes().decode("utf-8-sig"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         fail(f"not JSON: {error}")
     if not isinstance(value, dict):
@@ -172,6 +177,19 @@ def check_config(config: Path, versions: set[str]) -> None:
     stated = quantization.get("format_version")
     if "format_version" in quantization and any(stated != version for version in versions):
         fail(f"format_version {stated!r}; the files are version {sorted(versions)}")
+
+
+def _equals(number: int | NonInteger, total: int) -> bool:
+    """Whether a JSON number has exactly this value (SPEC S-7.3); a large exponent costs no more than a small one."""
+    mantissa, _, exponent = str(number).lower().partition("e")
+    whole, _, fraction = mantissa.removeprefix("-").partition(".")
+    digits = (whole + fraction).lstrip("0")
+    significant = digits.rstrip("0")
+    if not significant:
+        return total == 0
+    zeros = int(exponent or 0) - len(fraction) + len(digits) - len(significant)
+    # The first test also keeps the last from writing out zeros without end.
+    return 0 <= zeros < len(str(total)) and not mantissa.startswith("-") and significant + "0" * zeros == str(total)
 
 
 def _is_plain(name: str) -> bool:

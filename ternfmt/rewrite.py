@@ -74,7 +74,7 @@ def rewrite(source: Source, destination: Path, write_file: WriteFile, edit_confi
         if source.path.is_dir():
             _copy_other_files(source.path, partial)
         config = partial / "config.json"
-        if edit_config is not None and config.exists():
+        if edit_config is not None and config.is_file():
             _write_json(config, edit_config(json.loads(config.read_bytes())))
         sync_folder(partial)
         os.rename(partial, destination)

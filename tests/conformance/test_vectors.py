@@ -21,6 +21,7 @@ from ternfmt_conformance.making.canonical import canonical_json
 from ternfmt_conformance.making.collect import slug, sparse
 from ternfmt_conformance.recipe import make_files
 from ternfmt_conformance.rules import parse_rules
+from ternfmt_conformance.settings import MEMORY_CAP_BYTES
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "conformance" / "vectors"
@@ -30,7 +31,7 @@ RULES = parse_rules(ROOT.joinpath("SPEC.md").read_text(encoding="utf-8"))
 # What no request of PROTOCOL.md can show, and why.
 NOT_TESTABLE = {
     "S-2.6": "says where the JSON Schema is; the tests of ternfmt-metadata.schema.json compare the two",
-    "S-4.5": "binds encoders that choose scales; `encode` is given codes and scales",
+    "S-4.5": "binds who chooses scales; `encode` is given codes and scales",
     "S-10.6": "about failures of the operating system, which an archive cannot cause",
     "S-12.4": "asks an implementation to say something, in words of its own",
     "S-13.2": "binds later versions of SPEC.md",
@@ -82,6 +83,14 @@ def test_its_size() -> None:
     }
     assert len(faults) >= 150
     assert sum(map(len, contents(VECTORS).values())) < 2_000_000
+
+
+def test_the_memory_cap_lies_above_every_budget() -> None:
+    largest = max(int(case["budget"]["memory_bytes"]) for case in CASES if "budget" in case)
+    assert largest + (256 << 20) < MEMORY_CAP_BYTES
+    protocol = ROOT.joinpath("conformance", "PROTOCOL.md").read_text(encoding="utf-8")
+    assert f"Over {MEMORY_CAP_BYTES >> 20} MiB" in protocol
+    assert f"The largest is {largest >> 20} MiB" in protocol
 
 
 def test_names_are_distinct_on_every_file_system() -> None:

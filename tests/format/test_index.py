@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 import ternfmt
 from ternfmt import FormatError, Kind
+from ternfmt.index import _equals
+from ternfmt.strict_json import NonInteger
 from ternfmt_conformance.files.bad_models import MODEL_CASES, ONE, TWO, ModelCase, two_shards
 from ternfmt_conformance.files.raw import DROP, declare, document, entry, features, plain, put
 
@@ -82,6 +85,16 @@ def test_total_size_is_compared_as_a_number(tmp_path: Path, total_size: str) -> 
     model = two_shards()
     model.index_texts.append(("16", total_size))
     assert ternfmt.validate(model.write(tmp_path)).files == 2
+
+
+@pytest.mark.parametrize("digits", ["0", "16", "1.6", "0.016", "160", "1600.0", "0.00", "10.16"])
+@pytest.mark.parametrize("exponent", ["", "e0", "e1", "E+2", "e-1", "e-2", "e03"])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_total_size_has_its_exact_value(sign: str, digits: str, exponent: str) -> None:
+    number = NonInteger(sign + digits + exponent)
+    value = Fraction(number)
+    for total in {0, 1, 16, 160, 1016, abs(int(value)), abs(int(value)) + 1}:
+        assert _equals(number, total) == (value == total)
 
 
 @pytest.mark.parametrize("name", ["other.safetensors.index.json", "other.safetensors"])

@@ -162,6 +162,7 @@ STRUCTURES = [
     Mutant("S-6.3", "undeclared codes are dense", skip(DECLARED)),
     Mutant("S-6.3", "undeclared codes with scales per row only", edit(DECLARED, ("len(span.shape) == 2", "len(span.shape) == 2 and len(scale.shape) == 1"))),
     Mutant("S-6.3", "undeclared codes with scales F16 only", edit(DECLARED, ("scale.dtype in SCALE_DTYPE_NAMES", 'scale.dtype == "F16"'))),
+    Mutant("S-6.3", "undeclared codes without rows or columns are dense", edit(DECLARED, ("len(span.shape) == 2", "len(span.shape) == 2 and 0 not in span.shape"))),
     Mutant("S-6.3", "bytes of any rank beside a scale refused", edit(DECLARED, ("and len(span.shape) == 2", ""))),
     Mutant("S-6.3", "bytes beside a scale of other rows refused", edit(DECLARED, ("and scale.shape[:1] == span.shape[:1]", ""))),
     Mutant("S-6.3", "bytes beside a scale of any dtype refused", edit(DECLARED, ("and scale.dtype in SCALE_DTYPE_NAMES", ""))),

@@ -2451,11 +2451,16 @@ static ternfmt_class ternfmt__refuse_link(const char *path, ternfmt_error *error
     return TERNFMT_OK;
 }
 
-/* S-10.2 (c): INDEX for what is not a regular file, links followed. */
-static ternfmt_class ternfmt__map_shard(const char *path, ternfmt_bytes *bytes, ternfmt_error *error) {
+/* Is there no regular file, links followed? Where the system cannot tell, opening it says why. */
+static bool ternfmt__is_no_file(const char *path) {
     struct stat status;
-    if (stat(path, &status) == 0 ? !S_ISREG(status.st_mode)
-                                 : errno == ENOENT || errno == ENOTDIR || errno == ELOOP)
+    return stat(path, &status) == 0 ? !S_ISREG(status.st_mode)
+                                    : errno == ENOENT || errno == ENOTDIR || errno == ELOOP;
+}
+
+/* S-10.2 (c): INDEX for what is not a regular file. */
+static ternfmt_class ternfmt__map_shard(const char *path, ternfmt_bytes *bytes, ternfmt_error *error) {
+    if (ternfmt__is_no_file(path))
         return ternfmt__fail(error, TERNFMT_INDEX, "there is no shard %.255s", path);
     return ternfmt__map(path, bytes, error);
 }
@@ -2541,14 +2546,13 @@ static ternfmt_class ternfmt__choose(ternfmt__candidates *found, const char *fol
                          found->indexes, found->files, found->names);
 }
 
-/* S-7.8: the folder's config.json, if there is one. */
+/* S-7.8: the folder's config.json, if there is one: what is not a regular file counts as absent. */
 static ternfmt_class ternfmt__check_config_file(const ternfmt_model *model, const char *folder,
                                                 ternfmt_error *error) {
     ternfmt_bytes text;
-    struct stat status;
     char *path = ternfmt__path(folder, strlen(folder), "config.json");
     if (path == NULL) return ternfmt__no_memory(error);
-    if (stat(path, &status) != 0 && errno == ENOENT) {
+    if (ternfmt__is_no_file(path)) {
         free(path);
         return TERNFMT_OK;
     }

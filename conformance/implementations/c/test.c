@@ -413,6 +413,7 @@ static void test_folder(void) {
     (void)mkdir("folder", 0777);
     (void)unlink("folder/m.safetensors.index.json");
     (void)unlink("folder/config.json");
+    (void)rmdir("folder/config.json");
     (void)unlink("folder/m-00001-of-00002.safetensors");
     (void)unlink("folder/m-00002-of-00002.safetensors");
     expect(open_path("folder", TERNFMT_AUTO, false, &error), "INDEX", "an empty folder", &error);
@@ -432,6 +433,9 @@ static void test_folder(void) {
     check(symlink("../m-target", "folder/m-00002-of-00002.safetensors") == 0, "symlink");
     expect(open_path("folder", TERNFMT_AUTO, false, &error), "OK", "a folder", &error);
     expect(open_path("folder", TERNFMT_AUTO, true, &error), "PATH", "strict links", &error);
+    check(mkdir("folder/config.json", 0777) == 0, "mkdir");
+    expect(open_path("folder", TERNFMT_AUTO, false, &error), "OK", "a folder for a config", &error);
+    check(rmdir("folder/config.json") == 0, "rmdir");
     write_file("folder/config.json", config, sizeof config - 1);
     expect(open_path("folder", TERNFMT_AUTO, false, &error), "OK", "a config", &error);
     write_file("folder/config.json", bad, sizeof bad - 1);

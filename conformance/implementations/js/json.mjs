@@ -73,22 +73,22 @@ export function parseStrict(text, where, framing) {
     throw new TernfmtError('ENCODING', `${where}, character ${parser.unpairedSurrogate}`,
       'an escape stands for an unpaired surrogate (S-1.3)');
   }
-  if (parser.duplicateKey !== null) {
-    throw new TernfmtError('DUPLICATE', where,
-      `key ${JSON.stringify(parser.duplicateKey)} occurs twice in one object (S-1.6)`);
-  }
+  parser.failOnDuplicateKey();
   return value;
 }
 
 /**
- * config.json (S-7.8): `NaN`, `Infinity`, duplicate keys (the last wins) and unpaired surrogates are let through.
+ * config.json (S-7.8): `NaN`, `Infinity` and unpaired surrogates are let through.
  *
  * @param {string} text
  * @param {string} where
  * @returns {JsonObject}
  */
 export function parseLenient(text, where) {
-  return new Parser(text, where, true).readDocument('index');
+  const parser = new Parser(text, where, true);
+  const value = parser.readDocument('index');
+  parser.failOnDuplicateKey();
+  return value;
 }
 
 /** Values are never changed, so all empty containers share one: `[],[],...` costs little memory (S-9.1). */
@@ -127,6 +127,14 @@ class Parser {
 
   fail(message) {
     throw new TernfmtError('JSON', `${this.where}, character ${this.position}`, message);
+  }
+
+  /** Step 6. */
+  failOnDuplicateKey() {
+    if (this.duplicateKey !== null) {
+      throw new TernfmtError('DUPLICATE', this.where,
+        `key ${JSON.stringify(this.duplicateKey)} occurs twice in one object (S-1.6)`);
+    }
   }
 
   /** One object and its framing (S-1.4, S-7.3). */

@@ -230,17 +230,27 @@ function checkWeightMap(weightMap, files, indexName) {
   }
 }
 
-/** S-10.2 (e): `total_size` is compared as a number, however it is written: tools write `12.0`. */
+/** S-10.2 (e): `total_size` is compared by its exact value, however it is written: tools write `12.0`. */
 function checkTotalSize(totalSize, files, indexName) {
   if (totalSize === undefined) return;
-  let bytes = 0;
+  let bytes = 0n;
   for (const { container } of files) {
-    for (const { begin, end } of container.tensors.values()) bytes += end - begin;
+    for (const { begin, end } of container.tensors.values()) bytes += BigInt(end - begin);
   }
-  const stated = totalSize instanceof JsonNumber ? Number(totalSize.text) : totalSize;
-  if (stated !== bytes) {
+  const stated = totalSize instanceof JsonNumber ? totalSize.text : String(totalSize);
+  if (!isExactly(stated, String(bytes))) {
     throw new TernfmtError('INDEX', indexName, `total_size is ${stated}, the tensors have ${bytes} bytes (S-7.3)`);
   }
+}
+
+/** Has a JSON number exactly the value of an integer >= 0 that is written as plain digits? */
+function isExactly(number, integer) {
+  const [, sign, whole, fraction = '', exponent = '0'] = /^(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE](.+))?$/.exec(number);
+  const digits = (whole + fraction).replace(/^0+/, '');
+  const significant = digits.replace(/0+$/, '');
+  if (significant === '') return integer === '0';
+  const zeros = Number(exponent) - fraction.length + digits.length - significant.length; // rounded where past any sense
+  return sign === '' && zeros >= 0 && zeros < integer.length && significant + '0'.repeat(zeros) === integer;
 }
 
 /** S-10.2 (f): S-7.6, entries and digests that two shards give for one tensor are equal as JSON values. */

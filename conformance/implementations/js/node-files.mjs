@@ -46,7 +46,14 @@ export function pathSource(file) {
  * @returns {import('./model.mjs').Folder}
  */
 export function pathFolder(folder) {
-  const isFile = (name) => fs.statSync(path.join(folder, name), { throwIfNoEntry: false })?.isFile() ?? false;
+  const isFile = (name) => {
+    try {
+      return fs.statSync(path.join(folder, name), { throwIfNoEntry: false })?.isFile() ?? false;
+    } catch (error) {
+      if (error.code === 'ELOOP') return false; // a link that leads nowhere, like a dangling one
+      throw error;
+    }
+  };
   const isSymbolicLink = (name) => (
     fs.lstatSync(path.join(folder, name), { throwIfNoEntry: false })?.isSymbolicLink() ?? false);
   return {

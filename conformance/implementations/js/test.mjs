@@ -304,6 +304,11 @@ for (const [what, changes, expected] of [
   ['an absent shard', mapWith({ y: 'gone' }), 'INDEX'],
   ['a tensor mapped to the wrong shard', mapWith({ w: 'a.safetensors' }), 'INDEX'],
   ['a wrong total_size', indexWith({ metadata: { total_size: 5 } }), 'INDEX'],
+  ...[['4.0', 'ok'], ['0.04e+2', 'ok'], ['400e-2', 'ok'], ['-4', 'INDEX'], ['4e-0', 'ok'], ['0', 'INDEX'],
+    ['4.0000000000000000000001', 'INDEX'], ['4e1', 'INDEX'], ['4e99999999999999999999', 'INDEX'],
+    ['4e-99999999999999999999', 'INDEX'], ['40', 'INDEX']].map(([text, expected]) => (
+    [`total_size ${text}`, { 'm.safetensors.index.json': JSON.stringify(INDEX).replace(':4}', `:${text}}`) }, expected]
+  )),
   ['a bad shard before S-7.5', { ...mapWith({ q: 'a.safetensors' }), 'b.safetensors': GOOD.slice(0, 7) }, 'PREFIX'],
   ['entries that differ', { 'b.safetensors': build({ w: TENSORS.w }, entryWith({ x: 1 })) }, 'METADATA'],
   ['a bad code and a bad config', {
@@ -312,6 +317,8 @@ for (const [what, changes, expected] of [
   ['another quant_method', { 'config.json': CONFIG.replace('ternfmt', 'gptq') }, 'CONFIG'],
   ['another format_version', { 'config.json': CONFIG.replace('1.0', '1.1') }, 'CONFIG'],
   ['no quantization_config', { 'config.json': '{"a":NaN}' }, 'ok'],
+  ['an unpaired surrogate in the config', { 'config.json': '{"a":"\\ud83d"}' }, 'ok'],
+  ['a key twice in the config', { 'config.json': '{"a":[{"b":1,"b":1}]}' }, 'CONFIG'],
 ]) {
   test(`folder: ${what} is ${expected}`, async () => assert.equal(await classOfFolder(changes), expected));
 }

@@ -125,6 +125,10 @@ def config(**changes: Any) -> FolderMutation:
     return lambda model: updated(model.config["quantization_config"], changes)
 
 
+def config_text(old: str, new: str) -> FolderMutation:
+    return attributes(config_bytes=lambda raw: replaced(raw.decode(), [(old, new)]).encode())
+
+
 def attributes(**changes: Any) -> FolderMutation:
     return lambda model: model.__dict__.update(changes)
 
@@ -135,6 +139,16 @@ def several(*mutations: FolderMutation) -> FolderMutation:
 
 def index_text(old: str, new: str) -> FolderMutation:
     return lambda model: model.index_texts.append((old, new))
+
+
+def no_codes(model: Folder) -> None:
+    del model.shards[ONE].tensors["w"], model.index["weight_map"]["w"]
+    model.index["metadata"] = {}
+
+
+def no_tensors(model: Folder) -> None:
+    model.shards = {}
+    model.index = {"metadata": {"total_size": 0}, "weight_map": {}}
 
 
 INDEX_TEXT = [
@@ -174,6 +188,19 @@ INDEX_FORM = [
         "total_size true": index(metadata={"total_size": True}),
         "total_size 16.5": index(metadata={"total_size": 16.5}),
         "total_size 1e999": index_text("16", "1e999"),
+        **{
+            f"total_size {text}": index_text("16", text)
+            for text in (
+                *("16.00000000000000000000000000001", "15.99999999999999999999999999999", "-16", "1.6", "16e1", "0"),
+                *("16e999999999", "16e-99999999999999999", "1600000e-99999999999999999999", "18446744073709551632"),
+            )
+        },
+        **{
+            f"total_size {text} of no bytes": several(
+                no_tensors, index_text('"total_size": 0', f'"total_size": {text}')
+            )
+            for text in ("1e-400", "-1e-400", "1e-99999999999999999", "1")
+        },
     }.items()
 ]
 
@@ -214,6 +241,21 @@ INDEX_SHARDS = [
     ModelCase(name, rule, Kind.INDEX, mutation)
     for name, rule, mutation in [
         ("shard absent", "S-10.2", lambda model: model.shards.pop(TWO)),
+        (
+            "shard is a dangling link",
+            "S-10.2",
+            several(lambda model: model.shards.pop(TWO), attributes(links={TWO: "nothing"})),
+        ),
+        (
+            "shard is a link to itself",
+            "S-10.2",
+            several(lambda model: model.shards.pop(TWO), attributes(links={TWO: TWO})),
+        ),
+        (
+            "shard is a folder",
+            "S-10.2",
+            several(lambda model: model.shards.pop(TWO), attributes(others={TWO + "/note.txt": b"a folder\n"})),
+        ),
         ("tensor listed, but absent", "S-7.5", weight_map(c=ONE)),
         ("tensor present, but not listed", "S-7.5", weight_map(b=DROP)),
         ("tensor listed in the other shard", "S-7.5", weight_map(b=TWO)),
@@ -245,7 +287,7 @@ UNION = [
             "codes in no shard",
             "S-7.2",
             Kind.METADATA,
-            several(shard(ONE, lambda raw: raw.tensors.pop("w")), weight_map(w=DROP), index(metadata={})),
+            no_codes,
         ),
         (
             "scale in no shard",
@@ -317,8 +359,20 @@ CONFIG = [
         "has a quantization_config that is no object": attributes(config={"quantization_config": "ternfmt"}),
         "has another format_version": config(format_version="1.1"),
         "has format_version 1": config(format_version=1),
+        "has format_version 1.0, a number": config(format_version=1.0),
         "has format_version null": config(format_version=None),
         "has an array as format_version": config(format_version=["1.0"]),
+        "has two quantization_configs": config_text(
+            '"model_type"', '"quantization_config": {"quant_method": "ternfmt"}, "model_type"'
+        ),
+        "has quant_method twice": config_text('"quant_method"', '"quant_method": "ternfmt", "quant_method"'),
+        "has format_version twice": config_text('"format_version"', '"format_version": "1.0", "format_version"'),
+        "has a key that nobody asks for twice": config_text('"model_type"', '"x": [{"y": 1, "y": 1}], "model_type"'),
+        "has a key and its escape": config_text('"model_type"', r'"model\u005ftype": "example", "model_type"'),
+        "is UTF-16": attributes(config_bytes=lambda raw: raw.decode().encode("utf-16")),
+        "holds an encoded surrogate": attributes(config_bytes=lambda raw: raw.replace(b"example", b"\xed\xa0\xbd")),
+        "holds a control character": config_text("example", "\n"),
+        "has a trailing comma": config_text("}}", "},}"),
         "disagrees with one of two shards": shard(TWO, document(version="1.1")),
     }.items()
 ]

@@ -8,8 +8,8 @@ from typing import Any
 
 from ternfmt import Kind
 
-from .bad_models import ONE, TWO, Folder, attributes, shard, two_shards
-from .good_models import absent, digested_shards, one_file, three_shards
+from .bad_models import ONE, TWO, Folder, attributes, no_codes, shard, two_shards
+from .good_models import INDEX, absent, digested_shards, one_file, three_shards
 from .raw import RawFile, declare, document, entry, features, plain, poke, put
 
 ALL = ("group-scale", "low-rank", "planes")
@@ -59,6 +59,15 @@ def _two_scales(raw: RawFile) -> None:
     put("w_plane3_scale", "BF16", [2, 2])(raw)
 
 
+def _further_scale_alone(raw: RawFile) -> None:
+    raw.tensors = {name: raw.tensors[name] for name in ("w_plane2_scale", "w_scale", "w")}
+    poke("w_plane2_scale", 0, b"\0\x7e")(raw)
+
+
+def _codes_alone(raw: RawFile) -> None:
+    raw.tensors = {name: raw.tensors[name] for name in ("w", "w_plane2")}
+
+
 MORE = declare("v", shape=[1, 1], encoding="int2")
 
 PART_CASES = [
@@ -69,6 +78,16 @@ PART_CASES = [
         Kind.METADATA,
         single(ONE, MORE),
         {"read_as": "whole"},
+    ),
+    *(
+        PartCase(
+            f"{what} with an absent tensor, to be read as a shard",
+            "S-7.2",
+            Kind.METADATA,
+            opened(name, no_codes),
+            {"read_as": "shard"},
+        )
+        for what, name in (("index", INDEX), ("folder", "."))
     ),
     PartCase("folder whose one file is a shard", "S-7.2", Kind.METADATA, lambda: _folder_of(single(ONE, MORE))),
     *(
@@ -85,6 +104,27 @@ PART_CASES = [
     ),
     PartCase("shard with a forbidden code", "S-3.2", Kind.CODE, opened(ONE, shard(ONE, poke("w", 0, b"\2")))),
     PartCase("shard with a NaN scale", "S-4.2", Kind.SCALE, opened(TWO, shard(TWO, poke("w_scale", 0, b"\0\x7e")))),
+    PartCase(
+        "shard with a NaN scale of a further plane alone",
+        "S-10.1",
+        Kind.SCALE,
+        single(ONE, _further_scale_alone, base=features),
+        features=ALL,
+    ),
+    PartCase(
+        "shard with a forbidden code, and a NaN scale of a further plane alone",
+        "S-10.1",
+        Kind.CODE,
+        single(ONE, _further_scale_alone, poke("w", 0, b"\2"), base=features),
+        features=ALL,
+    ),
+    PartCase(
+        "shard with padding in a plane without its scales, and a forbidden code in the next",
+        "S-10.1",
+        Kind.PADDING,
+        single(ONE, _codes_alone, poke("w", 4, b"\x1d"), poke("w_plane2", 0, b"\2"), base=features),
+        features=ALL,
+    ),
     PartCase("shard with padding", "S-3.5", Kind.PADDING, opened(ONE, shard(ONE, poke("w", 1, b"\x07")))),
     PartCase("shard with a scale of another shape", "S-4.1", Kind.SCALE, single(TWO, put("w_scale", "F16", [2, 1]))),
     PartCase("shard with codes of another shape", "S-3.3", Kind.METADATA, single(ONE, put("w", "U8", [2, 3]))),

@@ -141,6 +141,18 @@ UNDECLARED = [
         ("F32", [2, 1, 1]),
     ]
 ] + [
+    Case(
+        "codes of no rows beside a scale, not declared",
+        "S-6.3",
+        Kind.METADATA,
+        both(put_first("v_scale", "F16", [0]), put("v", "U8", [0, 4])),
+    ),
+    Case(
+        "codes of no columns beside a scale, not declared",
+        "S-6.3",
+        Kind.METADATA,
+        both(put_first("v_scale", "F16", [2]), put("v", "U8", [2, 0])),
+    ),
     Case("entry removed", "S-6.3", Kind.METADATA, document(tensors={})),
 ]
 

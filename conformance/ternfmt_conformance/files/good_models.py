@@ -14,8 +14,10 @@ from .bad_models import (
     FolderMutation,
     attributes,
     config,
+    config_text,
     index,
     index_text,
+    no_tensors,
     several,
     shard,
     two_shards,
@@ -122,6 +124,7 @@ MODELS = [
     GoodModel("folder", "S-7.7", NOTHING),
     GoodModel("index", "S-7.3", attributes(open=INDEX)),
     GoodModel("folder, strictly", "S-7.4", NOTHING, arguments={"strict_links": True}),
+    GoodModel("index, to be read as a shard", "S-7.2", attributes(open=INDEX), arguments={"read_as": "shard"}),
     GoodModel("three shards, features", "S-7.1", NOTHING, three_shards),
     GoodModel("digests in shards", "S-8.1", NOTHING, digested_shards, arguments={"digests": True}),
     GoodModel("as save_pretrained writes", "S-7.3", NOTHING, saved_shards),
@@ -152,7 +155,20 @@ MODELS = [
     GoodModel("index without total_size", "S-7.3", index(metadata={})),
     *(
         GoodModel(f"total_size {text}", "S-7.3", index_text('"total_size": 16', f'"total_size": {text}'))
-        for text in ("16.0", "1.6e1", "160e-1", "1600E-2")
+        for text in (
+            *("16.0", "1.6e1", "160e-1", "1600E-2", "0.16e+2", "16e-0", "16.00000000000000000000000000000"),
+            *("1600000000000000000000000000e-26", "0.00000000000000000000000016e26"),
+        )
+    ),
+    GoodModel("empty weight_map", "S-7.3", several(no_tensors, attributes(config=DROP))),
+    GoodModel("empty weight_map, the index named", "S-7.3", several(no_tensors, attributes(open=INDEX))),
+    *(
+        GoodModel(
+            f"total_size {text} of no bytes",
+            "S-7.3",
+            several(no_tensors, index_text('"total_size": 0', f'"total_size": {text}')),
+        )
+        for text in ("-0", "0.0", "-0e1", "0e99999999999999999999", "0.00e-99999999999999999999")
     ),
     GoodModel("index nests 32 deep", "S-1.5", index_text('"metadata"', f'"note": {"[" * 31}{"]" * 31}, "metadata"')),
     GoodModel("number of 32 characters in the index", "S-1.5", index(note=int("1" * 32))),
@@ -165,6 +181,14 @@ MODELS = [
         "folder called like an index",
         "S-7.7",
         attributes(others={"other.safetensors.index.json/note.txt": b"a folder\n"}),
+    ),
+    GoodModel(
+        "dangling links called like a file and an index",
+        "S-7.7",
+        several(
+            attributes(open="."), lambda model: model.links.update({"a.safetensors": "nothing", "a" + INDEX: "nothing"})
+        ),
+        lambda: one_file(plain()),
     ),
     GoodModel(
         "names in upper case are no candidates",
@@ -196,6 +220,16 @@ MODELS = [
     GoodModel("config with unknown keys", "S-7.8", config(bits=1.58, modules=None)),
     GoodModel("config with Infinity", "S-7.8", lambda model: model.config.update(rope=float("inf"))),
     GoodModel("config with NaN", "S-7.8", lambda model: model.config.update(rope=float("nan"))),
+    GoodModel("config with -Infinity", "S-7.8", lambda model: model.config.update(rope=float("-inf"))),
+    GoodModel("config with an unpaired surrogate", "S-7.8", config_text("example", r"\ud83d")),
+    GoodModel("config nests 32 deep", "S-7.8", config_text('"example"', "[" * 31 + "]" * 31)),
+    GoodModel("config with a number of 32 characters", "S-7.8", config_text('"example"', "-1." + "2" * 26 + "E+9")),
+    GoodModel(
+        "config with white space around it", "S-7.8", attributes(config_bytes=lambda raw: b" \r\n\t" + raw + b"\n")
+    ),
+    GoodModel("config is a folder", "S-7.8", attributes(config=DROP, others={"config.json/note.txt": b"a folder\n"})),
+    GoodModel("config is a dangling link", "S-7.8", attributes(config=DROP, links={"config.json": "nothing"})),
+    GoodModel("config is a link to itself", "S-7.8", attributes(config=DROP, links={"config.json": "config.json"})),
     GoodModel(
         "config of another method, the index named",
         "S-7.8",

@@ -112,6 +112,10 @@ def models() -> Mapping[str, tuple[str, Logical]]:
         "N = 1": ("S-3.3", Logical({"w": random_ternary(40, (1, 6))}, PRODUCER)),
         "rank 4": ("S-3.4", Logical({"w": random_ternary(41, (3, 2, 3, 3))}, PRODUCER)),
         "rows of zeros": ("S-4.4", Logical({"w": Ternary((2, 5), [([0] * 5 + [1] * 5, [0.0, 0.25])])}, PRODUCER)),
+        "codes under a scale of 0": (
+            "S-4.4",
+            Logical({"w": Ternary((2, 5), [([1, 0, -1, 1, -1] * 2, [0.0, 0.25])])}, PRODUCER),
+        ),
         "one group": ("S-5.2", Logical({"w": random_ternary(42, (2, 16), group_size=16)}, PRODUCER)),
         "four planes": ("S-5.3", Logical({"w": random_ternary(43, (2, 6), planes=4)}, PRODUCER)),
         "longest name": ("S-6.2", Logical({"n" * 249: PLAIN}, PRODUCER)),
