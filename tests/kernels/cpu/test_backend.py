@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,8 @@ def test_where_there_is_a_compiler_there_is_native_code() -> None:
     if not headers.exists() or not any(map(shutil.which, ("cc", "gcc", "clang"))):
         pytest.skip("no C compiler, or no Python.h")
     assert SETS, "build it: pip install --no-build-isolation --no-deps -e ."
+    expected = {"x86_64": "avx2", "AMD64": "avx2", "aarch64": "neon", "arm64": "neon"}.get(platform.machine(), "scalar")
+    assert expected in isa.built(), "the compiler did not take the sources of this set: see CMake's warnings"
 
 
 def test_without_native_code_torch_does_the_work_and_one_warning_says_so() -> None:
