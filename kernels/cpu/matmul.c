@@ -52,6 +52,18 @@ static void prepare_row(const Plan *plan, float *x, size_t row, bool whole) {
     (plan->stream ? plan->stream->prepare : plan->tiles->prepare)(x, padded, plan->prepared + row * plan->stride);
 }
 
+/* Below 1 a scale is at least 2^-107 (S-12.4), or 0. */
+static Scale parts_of(float scale) {
+    uint32_t bits;
+    float power;
+    if (!(scale < 1 && scale > 0))
+        return (Scale){1, scale};
+    memcpy(&bits, &scale, sizeof bits);
+    bits &= 0x7F800000; /* the exponent alone */
+    memcpy(&power, &bits, sizeof power);
+    return (Scale){power, scale / power};
+}
+
 static void prepare_task(void *context, size_t row, int worker) {
     Plan *plan = context;
     const Product *product = plan->product;
@@ -60,13 +72,15 @@ static void prepare_task(void *context, size_t row, int worker) {
     float *x = (void *)(plan->scratch + (size_t)worker * plan->scratch_bytes);
     kernels->widen(row_of(&product->x, plan->first + row), product->x.dtype, product->x.column_stride, k, x);
     if (!plan->rests) {
-        plan->x_scales[row] = product->int8 ? kernels->quantise(x, k) : 1;
+        const float factor = plan->stream ? plan->stream->factor : plan->tiles->factor;
+        plan->x_scales[row] = parts_of(product->int8 ? kernels->quantise(x, k) : kernels->shrink(x, k, factor));
         prepare_row(plan, x, row, product->int8);
         return;
     }
     float *const digits[DIGITS] = {x + line, x + 2 * line, x + 3 * line};
-    plan->x_scales[row] = kernels->split(x, k, digits, &plan->rests[row]);
-    if (plan->x_scales[row] == 0)
+    const float unit = kernels->split(x, k, digits, &plan->rests[row]);
+    plan->x_scales[row] = parts_of(unit);
+    if (unit == 0)
         atomic_store_explicit(&plan->refused, true, memory_order_relaxed);
     else
         for (size_t d = 0; d < DIGITS; d++)
@@ -105,8 +119,8 @@ void end_rows(const Plan *plan, const float *sums, size_t width, size_t first, s
         if (extras->rank)
             kernels->add_low_rank(extras->inner + m * extras->rank, extras->rank, up, plan->outputs, count, line);
         for (size_t i = 0; i < count; i += width)
-            kernels->finish(sums + (i * plan->rows + row * width), smaller(width, count - i), plan->x_scales[row],
-                            extras->bias ? bias + i : NULL, line + i);
+            kernels->finish(sums + (i * plan->rows + row * width), smaller(width, count - i),
+                            plan->x_scales[row].after, extras->bias ? bias + i : NULL, line + i);
         char *out = (char *)product->out + (m * product->weight.n + first) * dtype_bytes(product->out_dtype);
         kernels->narrow(line, count, product->out_dtype, out);
     }
@@ -124,7 +138,7 @@ static size_t outputs_of(const Plan *plan, size_t threads) {
 static bool allocate(Plan *plan, size_t workers, size_t padded, void **memory) {
     const bool digits = plan->digits > 1;
     const size_t rows = plan->rows * plan->digits, groups = plan->product->weight.groups;
-    const size_t prepared = rows * plan->stride, scales = round_up(plan->rows * sizeof(float), ALIGNMENT);
+    const size_t prepared = rows * plan->stride, scales = round_up(plan->rows * sizeof(Scale), ALIGNMENT);
     const bool whole = plan->product->int8 || digits;
     const size_t corrections = whole ? round_up(rows * groups * sizeof(int32_t), ALIGNMENT) : 0;
     const size_t rests = digits ? round_up(plan->rows * sizeof(Rest), ALIGNMENT) : 0;

@@ -65,7 +65,7 @@ def test_small_activations_count_where_large_ones_meet_zeros(small: int, dtype: 
 
 @settings(max_examples=40)
 @given(
-    seed=st.integers(0, 2**32 - 1), m=st.integers(1, 5), k=st.integers(1, 3000), exponent=st.sampled_from([-90, 0, 90])
+    seed=st.integers(0, 2**32 - 1), m=st.integers(1, 5), k=st.integers(1, 3000), exponent=st.sampled_from([-90, 0, 21])
 )
 def test_sums_have_one_rounding(seed: int, m: int, k: int, exponent: int) -> None:
     """Exact sums of bfloat16 values within a factor of 2^13, rounded to float32 and then to bfloat16."""

@@ -172,6 +172,63 @@ def test_nothing_past_k_reaches_a_result(k: int, m: int, int8: bool) -> None:
         assert torch.equal(clean, linear(memory[:, :k], [codes], weight.scales, k, None, int8=int8))
 
 
+LARGEST = torch.finfo(torch.bfloat16).max
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("m", [1, 5, 40])
+def test_only_results_that_are_too_large_are_infinite(m: int, dtype: torch.dtype) -> None:
+    """Activations up to the largest, alone and where they cancel; and many whose sum is just below the largest."""
+    codes = np.zeros((3, 70), np.int8)
+    codes[0, 0] = codes[1, 1] = codes[2, :2] = 1
+    scales = torch.tensor([1.0, 2.0**-10, 2.0**-10])
+    x = torch.zeros(m, 70, dtype=dtype)
+    for largest in (6e4,) if dtype == torch.float16 else (6e4, 2.0**102, 2.0**126, 2e38, LARGEST):
+        x[:, 0], x[:, 1] = largest, -largest
+        y = matmul(x, [torch.from_numpy(pack(codes))], [scales], 70, None, torch.float32)
+        rounded = x[0, 0].item()
+        assert torch.equal(y, torch.tensor([rounded, -rounded / 1024, 0]).expand(m, -1))
+    ones = torch.from_numpy(pack(np.ones((1, 64), np.int8)))
+    x = torch.full((m, 64), 2.0**9 if dtype == torch.float16 else 2.0**121, dtype=dtype)
+    y = matmul(x, [ones], [torch.ones(1)], 64, None, torch.float32)
+    assert torch.equal(y, x[:, :1].float() * 64)
+
+
+@pytest.mark.parametrize("m", [1, 5, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_small_activations_beside_the_largest_are_not_lost(dtype: torch.dtype, m: int) -> None:
+    for largest, small, scale in ((2.0**127, 2.0**-50, 1.0), (2.0**60, 2.0**-60, 2.0**-24), (2.0**21, 2.0**-126, 8.0)):
+        x = torch.tensor([[largest, small * 1.5]]).to(dtype).expand(m, 2)
+        y = matmul(
+            x, [torch.from_numpy(pack(np.array([[0, 1]], np.int8)))], [torch.tensor([scale])], 2, None, torch.float32
+        )
+        assert torch.equal(y, torch.full((m, 1), small * 1.5 * scale))
+
+
+@pytest.mark.parametrize("group_size", [None, 32])
+@pytest.mark.parametrize("m", [1, 5, 40])
+@pytest.mark.parametrize(
+    ("value", "scale", "int8"),
+    [
+        (1.0, 1e36, True),
+        (1.0, 2.0**-130, True),
+        (2.0**-90, 2.0**120, True),
+        (1e38, 1e-3, True),
+        (2.0**-60, 2.0**100, False),
+        (2.0**-99, 2.0**127, False),
+        (1e5, 2.0**-126, False),
+    ],
+)
+def test_scales_of_any_size(value: float, scale: float, int8: bool, m: int, group_size: int | None) -> None:
+    """Products with x's scale and the weight's overflow or vanish only where results do (S-12.2)."""
+    x = torch.full((m, 64), value).bfloat16()
+    codes = torch.from_numpy(pack(np.ones((1, 64), np.int8)))
+    scales = torch.full((1,) if group_size is None else (1, 2), scale)
+    y = linear(x.float() if int8 else x, [codes], [scales], 64, group_size, int8=int8).double()
+    expected = x.double().sum(1, keepdim=True) * scales.double().mean()
+    torch.testing.assert_close(y, expected, rtol=1e-6 if int8 else 2.0**-8, atol=0)
+
+
 @both_modes
 @pytest.mark.parametrize("group_size", [None, 16])
 @pytest.mark.parametrize("m", [2, 5, 40])
