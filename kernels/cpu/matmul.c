@@ -25,6 +25,17 @@ static int worth_waking(int threads, double work, double least) {
     return work >= least * threads ? threads : work < 2 * least ? 1 : (int)(work / least);
 }
 
+/* Threads that prepare, and that multiply, so many rows of x. */
+static int threads_to_prepare(const Product *product, size_t rows) {
+    return worth_waking(product->threads, (double)rows * (double)product->weight.k, THREAD_VALUES);
+}
+
+static int threads_to_multiply(const Product *product, size_t rows) {
+    const Weight *weight = &product->weight;
+    const double products = (double)rows * (double)weight->k * (double)weight->n * weight->planes;
+    return worth_waking(product->threads, products, THREAD_PRODUCTS);
+}
+
 static const char *row_of(const Matrix *x, size_t row) {
     return (const char *)x->data + (ptrdiff_t)row * x->row_stride * (ptrdiff_t)dtype_bytes(x->dtype);
 }
@@ -162,7 +173,7 @@ static bool multiply_by(const Product *product, bool digits, bool *refused) {
     const Weight *weight = &product->weight;
     const Stream *stream = product->int8 || digits ? &kernels->stream_a8 : &kernels->stream_a16;
     const Tiles *tiles = product->int8 ? &kernels->tiles_a8 : &kernels->tiles_a16;
-    const size_t m = product->x.rows, threads = (size_t)product->threads;
+    const size_t m = product->x.rows;
     const bool few = digits || (m <= stream->most && weight->groups == 1);
     Plan plan = {.product = product, .words = ceil_div(weight->k, WORD_CODES), .digits = digits ? DIGITS : 1};
     const size_t padded = round_up(plan.words, kernels->words_multiple);
@@ -171,20 +182,21 @@ static bool multiply_by(const Product *product, bool digits, bool *refused) {
     else
         plan.tiles = tiles;
     plan.rows = digits ? m : smaller(m, few ? FEW_MAX : tiles->block);
-    plan.outputs = outputs_of(&plan, threads);
+    /* The first block has the most rows, and so the most threads. */
+    const int preparing = threads_to_prepare(product, plan.rows), multiplying = threads_to_multiply(product, plan.rows);
+    plan.outputs = outputs_of(&plan, (size_t)multiplying);
     /* Rows an odd number of lines apart do not compete for the same sets of a cache. */
     plan.stride = round_up(padded * (few ? stream->word_bytes : tiles->word_bytes), 2 * ALIGNMENT) + ALIGNMENT;
     void *memory;
-    if (!allocate(&plan, threads, padded, &memory))
+    if (!allocate(&plan, (size_t)(preparing > multiplying ? preparing : multiplying), padded, &memory))
         return false;
     for (; plan.first < m; plan.first += plan.rows) {
         plan.rows = smaller(plan.rows, m - plan.first);
-        const double values = (double)plan.rows * (double)weight->k, products = values * (double)weight->n;
-        pool_run(worth_waking(product->threads, values, THREAD_VALUES), plan.rows, prepare_task, &plan);
+        pool_run(threads_to_prepare(product, plan.rows), plan.rows, prepare_task, &plan);
         if (plan.refused)
             break;
-        pool_run(worth_waking(product->threads, products * weight->planes, THREAD_PRODUCTS),
-                 ceil_div(weight->n, plan.outputs), few ? few_task : many_task, &plan);
+        pool_run(threads_to_multiply(product, plan.rows), ceil_div(weight->n, plan.outputs),
+                 few ? few_task : many_task, &plan);
     }
     *refused = plan.refused;
     free(memory);
