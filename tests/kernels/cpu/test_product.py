@@ -311,6 +311,28 @@ def test_threads_do_not_show(m: int, group_size: int | None, int8: bool, threads
         assert torch.equal(linear(*args, int8=int8), alone)
 
 
+@both_modes
+def test_threads_do_not_show_where_subnormal_numbers_are_flushed(int8: bool, threads, name: str) -> None:
+    """The caller's mode is every thread's: results below 2^-126 are all there, or all zeros."""
+    n, k = (400, 1024) if name == "scalar" else (4096, 1024)
+    weight = make_weight(np.random.default_rng(0), n, k, dtype=torch.float32)
+    weight.scales[0].fill_(2.0**-120)
+    x = torch.full((16, k), 2.0**-12)
+    args = (x, weight.codes, weight.scales, k, None)
+    for flush in (False, True):
+        if not torch.set_flush_denormal(flush):
+            pytest.skip("this processor cannot")
+        try:
+            threads(1)
+            alone = linear(*args, int8=int8)
+            threads(3)
+            together = [linear(*args, int8=int8) for _ in range(8)]
+        finally:
+            torch.set_flush_denormal(False)
+        assert alone.view(torch.int32).count_nonzero() > 0.5 * alone.numel() or flush
+        assert all(torch.equal(y.view(torch.int32), alone.view(torch.int32)) for y in together)
+
+
 def test_every_instruction_set_gives_the_integers_of_the_scalar_twin(name: str, monkeypatch) -> None:
     rng = np.random.default_rng(9)
     weight = make_weight(rng, 50, 777)
