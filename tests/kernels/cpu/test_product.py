@@ -256,6 +256,29 @@ def test_any_strides(int8: bool) -> None:
 
 
 @both_modes
+def test_tensors_at_odd_addresses(int8: bool) -> None:
+    rng = np.random.default_rng(6)
+    weight = make_weight(rng, 12, 81)
+    x, bias = make_x(rng, (3, 81), torch.float32), make_x(rng, (12,), torch.bfloat16)
+    factors = make_x(rng, (2, 81), torch.float16), make_x(rng, (12, 2), torch.float16)
+
+    def product(x: Tensor, scales: Tensor, bias: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        with torch.no_grad():
+            return linear(x, weight.codes, [scales], 81, None, bias, down, up, int8)
+
+    tensors = (x, weight.scales[0], bias, *factors)
+    assert torch.equal(product(*map(odd, tensors)), product(*tensors))
+
+
+def odd(tensor: Tensor) -> Tensor:
+    """The same values, one byte further than where they may lie."""
+    memory = bytearray(b"x" + tensor.flatten().view(torch.uint8).numpy().tobytes())
+    moved = torch.frombuffer(memory, dtype=tensor.dtype, offset=1).view(tensor.shape)
+    assert moved.data_ptr() % moved.itemsize
+    return moved
+
+
+@both_modes
 def test_codes_of_a_mapped_file_at_any_address(int8: bool, tmp_path: Path) -> None:
     """Read-only memory, rows that begin at odd addresses, the last of them where the file ends."""
     rng = np.random.default_rng(5)
