@@ -1,7 +1,7 @@
 /* A whole call of `linear` on torch's tensors, which are described through DLPack: what cpu_backend/launch.py does step
  * by step. Reading one row's weight takes no longer than those steps do in Python when their code is not in the cache.
  *
- * Only calls that can be nothing but right are served. Whatever else the arguments may be, wrong included, is Python's: it
+ * Only calls that can be nothing but right are served. Whatever else arguments may be, wrong included, is Python's: it
  * gets None, and goes its own way.
  */
 #include "module.h"

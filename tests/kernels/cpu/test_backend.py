@@ -127,7 +127,7 @@ def replaced(values: tuple, index: int, value: object) -> tuple:
 
 WRONG = [
     ("isa", None, "sse9", "sse9 is not available"),
-    ("x", 0, 0, "x: expected at least 36 bytes, got 36 at address 0"),
+    ("x", 0, 0, "x: expected the address of 36 bytes, got 0"),
     ("x", 0, 1 << 64, None),
     ("x", 1, 35, "x: expected at least 36 bytes, got 35"),
     ("x", 2, "float64", "x: expected float32, float16 or bfloat16, got float64"),
@@ -172,7 +172,7 @@ def test_arguments_that_do_not_fit_are_refused(part: str, index: int | None, val
     isa.module().matmul(*good.values())
     bad = {**good, part: value if index is None else replaced(good[part], index, value)}
     if message is None:  # Python's own conversion drops the high bits: address 0
-        message = "at address 0"
+        message = "got 0"
     with pytest.raises((ValueError, OverflowError), match=message):
         isa.module().matmul(*bad.values())
 
