@@ -39,13 +39,13 @@ typedef enum { FLOAT32, FLOAT16, BFLOAT16 } Dtype;
 /* A row of activations as whole numbers of several digits: see digits.h. */
 #define DIGITS 3
 #define DIGIT_BASE 255
-#define REST_MAX 16
+#define REST_MAX 256
 
-/* What is left of single activations, in units. */
+/* What is left of single activations, in units, times each code. */
 typedef struct {
-    size_t count;
+    size_t count; /* at most REST_MAX */
     uint32_t columns[REST_MAX];
-    float values[REST_MAX];
+    float values[REST_MAX][4];
 } Rest;
 
 /* Activations [rows, columns]; strides in elements. */
@@ -131,8 +131,8 @@ typedef struct {
     /* Multiplies x by `factor`, at most 1, where sums of x / factor might overflow though sums of x do not; returns the
      * scale of x, 1 / factor there and else 1. */
     float (*shrink)(float *x, size_t count, float factor);
-    /* Splits x into digits, see digits.h; returns the unit, 0 where it cannot. */
-    float (*split)(const float *x, size_t count, float *const digits[DIGITS], Rest *rest);
+    /* Splits x into digits, see digits.h, and up to `most` rests; returns the unit, 0 where it cannot. */
+    float (*split)(const float *x, size_t count, size_t most, float *const digits[DIGITS], Rest *rest);
     /* to[i] += scales[i] * (factor * (sums[i] - correction)), for float sums without a correction; sums[i] = 0. */
     void (*scale_int8)(int32_t *sums, size_t count, const float *scales, int32_t correction, float factor, float *to);
     void (*scale_float)(float *sums, size_t count, const float *scales, float factor, float *to);

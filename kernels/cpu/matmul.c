@@ -89,7 +89,7 @@ static void prepare_task(void *context, size_t row, int worker) {
         return;
     }
     float *const digits[DIGITS] = {x + line, x + 2 * line, x + 3 * line};
-    const float unit = kernels->split(x, k, digits, &plan->rests[row]);
+    const float unit = kernels->split(x, k, rest_limit(k, plan->rows), digits, &plan->rests[row]);
     plan->x_scales[row] = parts_of(unit);
     if (unit == 0)
         atomic_store_explicit(&plan->refused, true, memory_order_relaxed);

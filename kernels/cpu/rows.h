@@ -121,7 +121,8 @@ static inline float shrink_row(float *x, size_t count, float factor) {
  * to, and the rest has bits of x only. A quotient by 255, an odd number, is no closer to a tie than 1 / 510, and its
  * error is half of that. A unit is at most 1, so that no quotient and no product with a scale is subnormal where the
  * result is not. */
-static inline float split_row(const float *x, size_t count, float *const digits[DIGITS], Rest *rest) {
+static inline float split_row(const float *x, size_t count, size_t most_rests, float *const digits[DIGITS],
+                              Rest *rest) {
     const float whole = 0x1.8p23f, base = DIGIT_BASE, inverse_base = 1.0f / DIGIT_BASE;
     const uint32_t most = largest_of(x, count);
     uint32_t left = 0;
@@ -147,9 +148,11 @@ static inline float split_row(const float *x, size_t count, float *const digits[
         const float value = x[i] * inverse, v = value + whole - whole;
         if (value == v)
             continue;
-        if (rest->count == REST_MAX)
+        if (rest->count == most_rests)
             return 0;
-        rest->columns[rest->count] = (uint32_t)i, rest->values[rest->count++] = value - v;
+        float *const values = rest->values[rest->count];
+        values[0] = values[2] = 0, values[1] = value - v, values[3] = v - value;
+        rest->columns[rest->count++] = (uint32_t)i;
     }
     return unit;
 }

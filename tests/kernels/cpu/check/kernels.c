@@ -91,8 +91,9 @@ static void check_shrink(size_t count, float largest, float factor) {
 
 /* A row of 16-bit numbers, as digits: these and the rest are the row itself, unless too many leave a rest or the
  * largest is out of range. `small` values are half a unit or less; `bad` is one more, if it is not 0. */
-static void check_split(Dtype dtype, size_t count, int exponent, size_t small, float bad) {
-    begin_case("split, dtype %d, %zu values, 2^%d, %zu small, %g", dtype, count, exponent, small, (double)bad);
+static void check_split(Dtype dtype, size_t count, int exponent, size_t small, size_t most, float bad) {
+    begin_case("split, dtype %d, %zu values, 2^%d, %zu small of %zu, %g", dtype, count, exponent, small, most,
+               (double)bad);
     float *x = guarded(X, count * 4, 4), *digits[DIGITS], *memory = guarded(OUT, DIGITS * count * 4, 4);
     uint16_t *half = guarded(OTHER, count * 2, 2);
     Rest *rest = guarded(UP, sizeof *rest, _Alignof(Rest));
@@ -113,10 +114,10 @@ static void check_split(Dtype dtype, size_t count, int exponent, size_t small, f
         unit = ldexp(1, ilogb(largest) - 21);
     for (size_t i = 0; i < count; i++)
         rests += rint((double)x[i] / unit) != (double)x[i] / unit;
-    const bool refused = (largest != 0 && largest < 0x1p-100) || largest >= 0x1p22 || rests > REST_MAX;
+    const bool refused = (largest != 0 && largest < 0x1p-100) || largest >= 0x1p22 || rests > most;
     for (size_t d = 0; d < DIGITS; d++)
         digits[d] = memory + d * count;
-    const float actual = kernels->split(x, count, digits, rest);
+    const float actual = kernels->split(x, count, most, digits, rest);
     if (actual != (refused ? 0 : (float)unit))
         fail(0, refused ? 0 : unit, (double)actual);
     if (refused)
@@ -132,7 +133,7 @@ static void check_split(Dtype dtype, size_t count, int exponent, size_t small, f
             value = value * DIGIT_BASE + digit;
         }
         if (next < rests && rest->columns[next] == i)
-            value += (double)rest->values[next++];
+            value += (double)rest->values[next++][1];
         if (value * unit != (double)x[i])
             fail(i, (double)x[i], value * unit);
     }
@@ -142,18 +143,20 @@ static void check_splits(void) {
     for (Dtype dtype = FLOAT16; dtype <= BFLOAT16; dtype++) {
         const int most = dtype == FLOAT16 ? 14 : 21;
         for (size_t c = 0; c < COUNTS; c++) {
-            check_split(dtype, counts[c], 0, 0, 0);
-            check_split(dtype, counts[c], -300, 0, 0); /* zeros */
-            check_split(dtype, counts[c], 0, 0, NAN);
-            check_split(dtype, counts[c], 0, 0, -INFINITY);
+            check_split(dtype, counts[c], 0, 0, counts[c] % 9, 0);
+            check_split(dtype, counts[c], -300, 0, 0, 0); /* zeros */
+            check_split(dtype, counts[c], 0, 0, REST_MAX, NAN);
+            check_split(dtype, counts[c], 0, 0, REST_MAX, -INFINITY);
         }
-        for (size_t small = 1; small < 2 * REST_MAX; small++)
-            check_split(dtype, 2 * REST_MAX + 1 + small % 3, dtype == FLOAT16 ? 3 : -(int)small, small, 0);
+        for (size_t small = 1; small < 40; small++)
+            check_split(dtype, small + 1 + small % 3, dtype == FLOAT16 ? 3 : -(int)small, small, 20, 0);
+        for (size_t small = REST_MAX - 2; small < REST_MAX + 3; small++)
+            check_split(dtype, REST_MAX + 4 + small % 3, 0, small, REST_MAX, 0);
         for (int exponent = -140; exponent <= most; exponent++)
             for (size_t small = 0; small < 5; small += 4)
-                check_split(dtype, 33, exponent, small, 0);
-        check_split(BFLOAT16, 33, 22, 0, 0), check_split(BFLOAT16, 33, 100, 0, 0);
-        check_split(BFLOAT16, 33, 21, 4, 0x1p-133f), check_split(BFLOAT16, 33, 0, 4, 0x1p21f);
+                check_split(dtype, 33, exponent, small, 4, 0);
+        check_split(BFLOAT16, 33, 22, 0, 9, 0), check_split(BFLOAT16, 33, 100, 0, 9, 0);
+        check_split(BFLOAT16, 33, 21, 4, 9, 0x1p-133f), check_split(BFLOAT16, 33, 0, 4, 40, 0x1p21f);
     }
     for (size_t c = 0; c < COUNTS; c++)
         for (int exponent = 100; exponent < 128; exponent++)
