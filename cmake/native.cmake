@@ -15,29 +15,35 @@ function(ternfmt_native_options target)
 endfunction()
 
 # The files of an instruction set, compiled with OPTIONS for it, and TERNFMT_<SET> for the table that lists them: where
-# the processor is of the kind PROCESSOR, and the compiler has the options and can ask a machine for FEATURES. The table
-# asks before a file is used. TERNFMT_EMULATE compiles sets that have EMULATED options with these instead, and replaces
-# their instructions by others.
+# the processor is of the kind PROCESSOR, and the compiler has the options and the intrinsics USES of HEADER; else a
+# warning. The table asks the machine before a file is used. TUNING is for GCC alone; what others make of a file is as
+# right, and they refuse options that they do not know. TERNFMT_EMULATE compiles sets that have EMULATED options with
+# these instead, and replaces their instructions by others.
 function(ternfmt_add_set target set)
-  cmake_parse_arguments(arg "" "PROCESSOR" "OPTIONS;EMULATED;FEATURES;SOURCES" ${ARGN})
-  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(${arg_PROCESSOR})$" OR NOT CMAKE_C_COMPILER_ID MATCHES "GNU|Clang")
+  cmake_parse_arguments(arg "" "PROCESSOR;HEADER" "OPTIONS;TUNING;EMULATED;USES;SOURCES" ${ARGN})
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(${arg_PROCESSOR})$")
     return()
   endif()
   if(TERNFMT_EMULATE AND arg_EMULATED)
     set(arg_OPTIONS -DTERNFMT_EMULATE ${arg_EMULATED})
-    set(arg_FEATURES)
+    set(arg_USES)
+  elseif(CMAKE_C_COMPILER_ID STREQUAL GNU)
+    list(APPEND arg_OPTIONS ${arg_TUNING})
   endif()
   string(REPLACE ";" " " CMAKE_REQUIRED_FLAGS "${arg_OPTIONS}")
   string(TOUPPER TERNFMT_${set} macro)
-  set(condition 1)
-  foreach(feature IN LISTS arg_FEATURES)
-    string(APPEND condition " && __builtin_cpu_supports(\"${feature}\")")
-  endforeach()
-  check_c_source_compiles("int main(void) { return ${condition}; }" ${macro})
-  if(${macro})
+  string(TOUPPER ${macro}_FOR_${target} compiles) # targets want different things of a set
+  list(TRANSFORM arg_USES PREPEND "(void)")
+  list(JOIN arg_USES "; " uses)
+  if(CMAKE_C_COMPILER_ID MATCHES "GNU|Clang")
+    check_c_source_compiles("#include <${arg_HEADER}>\nint main(void) { ${uses}; return 0; }" ${compiles})
+  endif()
+  if(${compiles})
     target_sources(${target} PRIVATE ${arg_SOURCES})
     target_compile_definitions(${target} PRIVATE ${macro})
     set_source_files_properties(${arg_SOURCES} PROPERTIES COMPILE_OPTIONS "${arg_OPTIONS}")
+  else()
+    message(WARNING "${set}: left out, because ${CMAKE_C_COMPILER} cannot compile it (${CMAKE_REQUIRED_FLAGS})")
   endif()
 endfunction()
 

@@ -7,14 +7,16 @@
 
 #include "avx2.h"
 
+/* A value that the compiler must have there and then: GCC 12 reorders the additions of a whole loop and spills sums. */
+#define BARRIER(value) __asm__("" : "+x"(value))
+
 #ifdef TERNFMT_VNNI
 #ifdef TERNFMT_EMULATE
 #include "emulate.h"
 #endif
-/* GCC 12 moves and spills sums without the barrier. */
 INLINE __m256i add_products(__m256i sums, __m256i codes, __m256i x) {
     sums = _mm256_dpbusd_avx_epi32(sums, codes, x);
-    __asm__("" : "+x"(sums));
+    BARRIER(sums);
     return sums;
 }
 INLINE __m256i wide_sums(__m256i sums) { return sums; }

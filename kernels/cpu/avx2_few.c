@@ -70,9 +70,6 @@ INLINE __m128 sums_of_floats(const __m256 v[4]) {
     return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
 }
 
-/* A value that the compiler must have there and then: GCC 12 reorders the additions of a whole loop and spills sums. */
-#define PINNED(value) __asm__("" : "+x"(value))
-
 /* XOR 10 makes every code t + 2, an unsigned 1, 2 or 3, what vpmaddubsw takes beside signed activations. One register
  * of codes serves all rows of x. */
 INLINE __m256i unsigned_codes(__m256i codes) { return _mm256_xor_si256(codes, _mm256_set1_epi8((char)0xAA)); }
@@ -90,7 +87,7 @@ INLINE void step_a8(__m256i codes, const char *x, size_t stride, size_t rows, __
 #pragma GCC unroll 8
         for (size_t r = 0; r < rows; r++) {
             sums[r] = add_products(sums[r], t, load(x + r * stride + 32 * p));
-            PINNED(sums[r]);
+            BARRIER(sums[r]);
         }
     }
 }
@@ -230,8 +227,8 @@ INLINE void step_a16(__m256i even, __m256i odd, const char *x, size_t stride, si
             __m256 *of_even = &sums[r][0][q % chains], *of_odd = &sums[r][1][q % chains];
             *of_even = _mm256_fmadd_ps(t, values, *of_even);
             *of_odd = _mm256_fmadd_ps(u, values, *of_odd);
-            PINNED(*of_even);
-            PINNED(*of_odd);
+            BARRIER(*of_even);
+            BARRIER(*of_odd);
         }
     }
 }

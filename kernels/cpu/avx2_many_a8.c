@@ -9,7 +9,7 @@
 
 enum { X_ROWS = 6, STEP_BYTES = 4 * AVX2_ROWS };
 
-#define RUN 16 /* words whose sums fit an int16: 4 * RUN * (2 * 2 * 127) < 2^15 */
+#define WORDS_FIT 16 /* whose sums are an int16: 4 * WORDS_FIT * (2 * 2 * 127) < 2^15 */
 
 /* XOR 10 makes a code t + 2, and subtracting 1 in every field t + 1: 0, 1 or 2. No field of valid codes borrows, and a
  * byte does not borrow from the next; pad lanes, the last of a row, may be anything. */
@@ -34,7 +34,7 @@ void avx2_unpack_a8(const uint8_t *codes, size_t row_bytes, size_t rows, size_t 
         }
 }
 
-/* Words first <= w < end, at most RUN, in int16; then pairs of lanes belong to one row of the weight. */
+/* Words first <= w < end, at most WORDS_FIT, in int16; then pairs of lanes belong to one row of the weight. */
 INLINE void run(const char *panel, const char *x, size_t stride, size_t rows, size_t first, size_t end, int32_t *sums) {
     __m256i s[X_ROWS][2];
 #pragma GCC unroll 6
@@ -64,10 +64,10 @@ INLINE void run(const char *panel, const char *x, size_t stride, size_t rows, si
 
 void avx2_multiply_a8(const void *panel, const void *prepared, size_t stride, size_t rows, size_t first, size_t end,
                       void *sums) {
-#define RUNS(part, done)                                                                                               \
-    for (size_t word = first; word < end; word += RUN)                                                                 \
-    run(panel, (const char *)prepared + done * stride, stride, part, word, smaller(word + RUN, end),                   \
+#define OF_PART(part, done)                                                                                            \
+    for (size_t word = first; word < end; word += WORDS_FIT)                                                           \
+    run(panel, (const char *)prepared + done * stride, stride, part, word, smaller(word + WORDS_FIT, end),             \
         (int32_t *)sums + done * AVX2_ROWS)
-    IN_PARTS(rows, X_ROWS, RUNS)
-#undef RUNS
+    IN_PARTS(rows, X_ROWS, OF_PART)
+#undef OF_PART
 }

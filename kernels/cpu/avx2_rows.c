@@ -2,22 +2,34 @@
 #include "avx2_dot.h"
 #include "rows.h"
 
+#include <cpuid.h>
+
 #ifndef TERNFMT_VNNI
 #define NAME "avx2"
 #define DOT_FEATURES ""
-#define HAS_DOT true
 #else
 #define NAME "avxvnni"
 #define DOT_FEATURES " avxvnni"
-#ifndef TERNFMT_EMULATE
-#define HAS_DOT __builtin_cpu_supports("avxvnni")
-#else
-#define HAS_DOT true
-#endif
 #endif
 
+/* Features that __builtin_cpu_supports does not know in every compiler. The system saves what they use if it does for
+ * AVX2, about which it is asked. */
+static bool has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c >> 29 & 1;
+}
+
+static bool has_dot(void) {
+#if defined TERNFMT_VNNI && !defined TERNFMT_EMULATE
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && a >> 4 & 1;
+#else
+    return true;
+#endif
+}
+
 static bool supported(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") && HAS_DOT;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() && has_dot();
 }
 
 static void widen(const void *values, Dtype dtype, ptrdiff_t stride, size_t count, float *to) {

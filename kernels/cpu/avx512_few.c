@@ -7,7 +7,7 @@
 
 enum { OUTPUTS = 4 }; /* rows of the weight at once, at most, so that a load of activations serves several */
 
-#define RUN ((size_t)1 << 20) /* bytes whose sums, times 64, fit an int32: RUN / 64 * (4 * 64 * 3 * 127) < 2^31 */
+#define BYTES_FIT ((size_t)1 << 20) /* whose sums, times 64, are an int32: BYTES_FIT / 64 * (4 * 64 * 3 * 127) < 2^31 */
 
 void avx512_planes_of_bytes(const float *x, size_t words, void *prepared) {
     /* In each 16 bytes: those of plane 0, of plane 1, ... */
@@ -75,7 +75,7 @@ INLINE void step_of_one(__m512i codes, const char *x, __m512i sums[4]) {
 INLINE __m512i row_of_one(const uint8_t *codes, size_t bytes, const char *x) {
     __m512i total = _mm512_setzero_si512();
     for (size_t i = 0; i < bytes;) {
-        const size_t end = smaller(i + RUN, bytes);
+        const size_t end = smaller(i + BYTES_FIT, bytes);
         __m512i s[2][4];
 #pragma GCC unroll 4
         for (int p = 0; p < 4; p++)

@@ -63,8 +63,8 @@ INLINE void run(const float *panel, const float *x, size_t stride, size_t rows, 
 void avx512_multiply_a16(const void *panel, const void *prepared, size_t stride, size_t rows, size_t first,
                          size_t end, void *sums) {
     first *= WORD_CODES, end *= WORD_CODES, stride /= sizeof(float);
-#define RUN(part, done)                                                                                                \
+#define OF_PART(part, done)                                                                                            \
     run(panel, (const float *)prepared + done * stride, stride, part, first, end, (float *)sums + done * AVX512_ROWS)
-    IN_PARTS(rows, X_ROWS, RUN)
-#undef RUN
+    IN_PARTS(rows, X_ROWS, OF_PART)
+#undef OF_PART
 }

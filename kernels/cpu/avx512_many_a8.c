@@ -65,8 +65,8 @@ INLINE void run(const char *panel, const char *x, size_t stride, size_t rows, si
 
 void avx512_multiply_a8(const void *panel, const void *prepared, size_t stride, size_t rows, size_t first, size_t end,
                         void *sums) {
-#define RUN(part, done)                                                                                                \
+#define OF_PART(part, done)                                                                                            \
     run(panel, (const char *)prepared + done * stride, stride, part, first, end, (int32_t *)sums + done * AVX512_ROWS)
-    IN_PARTS(rows, X_ROWS, RUN)
-#undef RUN
+    IN_PARTS(rows, X_ROWS, OF_PART)
+#undef OF_PART
 }

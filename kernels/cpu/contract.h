@@ -39,13 +39,13 @@ typedef enum { FLOAT32, FLOAT16, BFLOAT16 } Dtype;
 /* A row of activations as whole numbers of several digits: see digits.h. */
 #define DIGITS 3
 #define DIGIT_BASE 255
-#define REST_MAX 16
+#define REST_MAX 256
 
-/* What is left of single activations, in units. */
+/* What is left of single activations, in units, times each code. */
 typedef struct {
-    size_t count;
+    size_t count; /* at most REST_MAX */
     uint32_t columns[REST_MAX];
-    float values[REST_MAX];
+    float values[REST_MAX][4];
 } Rest;
 
 /* Activations [rows, columns]; strides in elements. */
@@ -128,14 +128,18 @@ typedef struct {
     void (*narrow)(const float *values, size_t count, Dtype dtype, void *to);
     /* Rounds x / scale to integers, which it leaves in x as floats; returns the scale, max|x| / 127 (S-12.4). */
     float (*quantise)(float *x, size_t count);
-    /* Splits x into digits, see digits.h; returns the unit, 0 where it cannot. */
-    float (*split)(const float *x, size_t count, float *const digits[DIGITS], Rest *rest);
-    /* to[i] += scales[i] * (sums[i] - correction), or for float sums scales[i] * (sums[i] * factor); sums[i] = 0. */
-    void (*scale_int8)(int32_t *sums, size_t count, const float *scales, int32_t correction, float *to);
+    /* Multiplies x by `factor`, at most 1, where sums of x / factor might overflow though sums of x do not; returns the
+     * scale of x, 1 / factor there and else 1. */
+    float (*shrink)(float *x, size_t count, float factor);
+    /* Splits x into digits, see digits.h, and up to `most` rests; returns the unit, 0 where it cannot. */
+    float (*split)(const float *x, size_t count, size_t most, float *const digits[DIGITS], Rest *rest);
+    /* to[i] += scales[i] * (factor * (sums[i] - correction)), for float sums without a correction; sums[i] = 0. */
+    void (*scale_int8)(int32_t *sums, size_t count, const float *scales, int32_t correction, float factor, float *to);
     void (*scale_float)(float *sums, size_t count, const float *scales, float factor, float *to);
-    /* Of digits: to[i] += scales[i] * (the sum over d of DIGIT_BASE^d (sums[d * stride + i] - corrections[d]) + rests[i]) */
+    /* Of digits: to[i] += scales[i] * (factor * (the sum over d of DIGIT_BASE^d (sums[d * stride + i] - corrections[d])
+     * + rests[i])) */
     void (*scale_digits)(const int32_t *sums, size_t stride, size_t count, const float *scales,
-                         const int32_t *corrections, const float *rests, float *to);
+                         const int32_t *corrections, const float *rests, float factor, float *to);
     /* to[i] = sums[i] * factor + bias[i]; and to[i] += the sum over r of inner[r] * up[r * stride + i] */
     void (*finish)(const float *sums, size_t count, float factor, const float *bias, float *to);
     void (*add_low_rank)(const float *inner, size_t rank, const float *up, size_t stride, size_t count, float *to);

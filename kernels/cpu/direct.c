@@ -1,8 +1,8 @@
 /* A whole call of `linear` on torch's tensors, which are described through DLPack: what cpu_backend/launch.py does step
  * by step. Reading one row's weight takes no longer than those steps do in Python when their code is not in the cache.
  *
- * Only calls that can be nothing but right are served. Whatever else there may be, errors included, is Python's: it gets
- * None, and goes its own way.
+ * Only calls that can be nothing but right are served. Whatever else arguments may be, wrong included, is Python's: it
+ * gets None, and goes its own way.
  */
 #include "module.h"
 
@@ -13,6 +13,15 @@
 static PyTypeObject *tensor_type, *parameter_type;
 static PyObject *name_is_neg, *name_new_empty, *name_offset, *name_storage, *name_nbytes;
 static const DLPackExchange *exchange;
+
+/* An int itself: what else converts to one, Python does. */
+static bool read_number(PyObject *object, int64_t *number) {
+    int overflow = 0;
+    if (!PyLong_CheckExact(object))
+        return false;
+    *number = PyLong_AsLongLongAndOverflow(object, &overflow);
+    return overflow == 0;
+}
 
 /* What a method without arguments answers, a number that is not negative, or -1. */
 static int64_t ask(PyObject *object, PyObject *name) {
@@ -90,12 +99,10 @@ static bool read_x(PyObject *object, int64_t k, Matrix *x, DLTensor *tensor) {
     return true;
 }
 
-/* Lists of codes and scales, a tensor a plane. */
+/* Tuples of codes and scales, a tensor a plane. */
 static bool read_weight(PyObject *codes, PyObject *scales, int64_t k, int64_t group, Weight *weight) {
-    if (!PyList_Check(codes) || !PyList_Check(scales))
-        return false;
-    const Py_ssize_t planes = PyList_GET_SIZE(codes);
-    if (planes < 1 || planes > PLANES_MAX || PyList_GET_SIZE(scales) != planes)
+    const Py_ssize_t planes = PyTuple_GET_SIZE(codes);
+    if (planes < 1 || planes > PLANES_MAX || PyTuple_GET_SIZE(scales) != planes)
         return false;
     const int64_t row_bytes = (int64_t)ceil_div((size_t)k, CODES_PER_BYTE);
     weight->k = (size_t)k, weight->planes = (int)planes, weight->row_bytes = (size_t)row_bytes;
@@ -104,7 +111,7 @@ static bool read_weight(PyObject *codes, PyObject *scales, int64_t k, int64_t gr
     for (Py_ssize_t p = 0; p < planes; p++) {
         DLTensor of_codes, of_scales;
         Dtype dtype;
-        if (!describe(PyList_GET_ITEM(codes, p), &of_codes) || !describe(PyList_GET_ITEM(scales, p), &of_scales) ||
+        if (!describe(PyTuple_GET_ITEM(codes, p), &of_codes) || !describe(PyTuple_GET_ITEM(scales, p), &of_scales) ||
             of_codes.dtype.code != DL_UINT || of_codes.dtype.bits != 8 || !float_dtype(&of_scales, &dtype))
             return false;
         if (p == 0)
@@ -152,40 +159,53 @@ static PyObject *result_for(PyObject *x, const DLTensor *like, size_t n) {
     return result;
 }
 
-/* linear(threads, x, codes, scales, k, group_size, bias, int8) -> tensor, or None where Python must see to it */
-PyObject *py_linear(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    (void)module;
-    if (count != 8)
-        return PyErr_Format(PyExc_TypeError, "linear: expected 8 arguments, got %zd", count);
-    const long threads = PyLong_AsLong(args[0]), k = PyLong_AsLong(args[4]);
-    const long group = args[5] == Py_None ? 0 : PyLong_AsLong(args[5]);
-    const int int8 = PyObject_IsTrue(args[7]);
-    if (PyErr_Occurred())
-        return NULL;
-    Product product = {.kernels = chosen(), .int8 = int8};
+/* The product, of codes and scales that nobody else can take away meanwhile. */
+static PyObject *multiply_tensors(Product *product, PyObject *const *args, PyObject *codes, PyObject *scales, int64_t k,
+                                  int64_t group) {
     DLTensor x, out;
-    if (!exchange || !product.kernels || k < 1 || k >= K_LIMIT || group < 0 || group % WORD_CODES ||
-        (args[5] != Py_None && group == 0) || !read_x(args[1], k, &product.x, &x) ||
-        !read_weight(args[2], args[3], k, group, &product.weight) ||
-        !read_bias(args[6], product.weight.n, &product.extras))
+    if (!read_x(args[1], k, &product->x, &x) || !read_weight(codes, scales, k, group, &product->weight) ||
+        !read_bias(args[6], product->weight.n, &product->extras))
         Py_RETURN_NONE;
-    PyObject *result = result_for(args[1], &x, product.weight.n);
+    PyObject *result = result_for(args[1], &x, product->weight.n);
     if (!result)
         return NULL;
     if (!describe(result, &out)) {
         Py_DECREF(result);
         Py_RETURN_NONE;
     }
-    product.threads = threads < 1 ? 1 : threads > THREADS_MAX ? THREADS_MAX : (int)threads;
-    product.out = out.data, product.out_dtype = product.x.dtype;
+    product->out = out.data, product->out_dtype = product->x.dtype;
     bool done;
     Py_BEGIN_ALLOW_THREADS;
-    done = multiply(&product);
+    done = multiply(product);
     Py_END_ALLOW_THREADS;
     if (done)
         return result;
     Py_DECREF(result);
     return PyErr_NoMemory();
+}
+
+/* linear(threads, x, codes, scales, k, group_size, bias, int8) -> tensor, or None where Python must see to it */
+PyObject *py_linear(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    (void)module;
+    if (count != 8)
+        return PyErr_Format(PyExc_TypeError, "linear: expected 8 arguments, got %zd", count);
+    const long threads = PyLong_AsLong(args[0]);
+    if (threads == -1 && PyErr_Occurred())
+        return NULL;
+    Product product = {.kernels = chosen(), .int8 = args[7] == Py_True};
+    int64_t k, group = 0;
+    if (!exchange || !product.kernels || !read_number(args[4], &k) || k < 1 || k >= K_LIMIT ||
+        (args[5] != Py_None && (!read_number(args[5], &group) || group < 1 || group % WORD_CODES)) ||
+        (args[7] != Py_True && args[7] != Py_False) || !PyList_Check(args[2]) || !PyList_Check(args[3]))
+        Py_RETURN_NONE;
+    product.threads = threads < 1 ? 1 : threads > THREADS_MAX ? THREADS_MAX : (int)threads;
+    /* Lists may be changed by others while the GIL is not held. */
+    PyObject *codes = PyList_AsTuple(args[2]), *scales = PyList_AsTuple(args[3]), *result = NULL;
+    if (codes && scales)
+        result = multiply_tensors(&product, args, codes, scales, k, group);
+    Py_XDECREF(codes);
+    Py_XDECREF(scales);
+    return result;
 }
 
 /* use_tensors(torch.Tensor, torch.nn.Parameter) -> whether `linear` can read them */
@@ -196,7 +216,7 @@ PyObject *py_use_tensors(PyObject *module, PyObject *const *args, Py_ssize_t cou
     PyObject *capsule = PyObject_GetAttrString(args[0], "__dlpack_c_exchange_api__");
     const DLPackExchange *table = capsule ? PyCapsule_GetPointer(capsule, DLPACK_CAPSULE) : NULL;
     Py_XDECREF(capsule); /* the table outlives it */
-    if (!table || table->version.major != DLPACK_MAJOR) {
+    if (!table || table->version.major != DLPACK_MAJOR || !table->describe) {
         PyErr_Clear();
         Py_RETURN_FALSE;
     }

@@ -31,14 +31,15 @@ void few_task(void *context, size_t task, int worker) {
                          plan->stride, rows * plan->digits, sums);
         for (size_t r = 0; r < rows; r++) {
             void *of_row = sums + r * plan->digits * count * sizeof(float);
+            float *to = totals + r * plan->outputs;
+            const float factor = plan->x_scales[r].before;
             if (plan->rests) {
                 rest_products(&plan->rests[r], codes, weight->row_bytes, count, rests);
-                kernels->scale_digits(of_row, count, count, scales, plan->corrections + r * DIGITS, rests,
-                                      totals + r * plan->outputs);
+                kernels->scale_digits(of_row, count, count, scales, plan->corrections + r * DIGITS, rests, factor, to);
             } else if (product->int8)
-                kernels->scale_int8(of_row, count, scales, plan->corrections[r], totals + r * plan->outputs);
+                kernels->scale_int8(of_row, count, scales, plan->corrections[r], factor, to);
             else
-                kernels->scale_float(of_row, count, scales, stream->factor, totals + r * plan->outputs);
+                kernels->scale_float(of_row, count, scales, factor * stream->factor, to);
         }
     }
     end_rows(plan, totals, plan->outputs, first, count, after);

@@ -17,25 +17,36 @@ function(ternfmt_add_kernels target)
   ternfmt_add_set(
     ${target} avx2
     PROCESSOR x86_64|AMD64
-    OPTIONS -mavx2 -mfma -mf16c -fno-tree-reassoc
+    HEADER immintrin.h
+    OPTIONS -mavx2 -mfma -mf16c
+    TUNING -fno-tree-reassoc
+    USES "_mm256_abs_epi8(_mm256_setzero_si256())" "_mm256_cvtph_ps(_mm_setzero_si128())"
+         "_mm256_fmadd_ps(_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps())"
     SOURCES ${avx2})
   ternfmt_add_set(
     ${target} avxvnni
     PROCESSOR x86_64|AMD64
-    OPTIONS -mavx2 -mfma -mf16c -mavxvnni -fno-tree-reassoc
+    HEADER immintrin.h
+    OPTIONS -mavx2 -mfma -mf16c -mavxvnni
+    TUNING -fno-tree-reassoc
     EMULATED -mavx2 -mfma -mf16c -O1 -Wno-psabi
-    FEATURES avxvnni
+    USES "_mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256())"
     SOURCES ${avxvnni})
   ternfmt_add_set(
     ${target} avx512
     PROCESSOR x86_64|AMD64
+    HEADER immintrin.h
     OPTIONS -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
     EMULATED -mavx2 -mfma -mf16c -O1 -Wno-psabi
-    FEATURES avx512f avx512bw avx512dq avx512vl avx512vnni
+    USES "_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512())"
+         "__builtin_cpu_supports(\"avx512vnni\")"
     SOURCES ${avx512})
   ternfmt_add_set(
     ${target} neon
     PROCESSOR aarch64|arm64
-    OPTIONS -march=armv8.2-a+dotprod -fno-schedule-insns # which lengthens lives until sums are spilled
+    HEADER arm_neon.h
+    OPTIONS -march=armv8.2-a+dotprod
+    TUNING -fno-schedule-insns # which lengthens lives until sums are spilled
+    USES "vdotq_s32(vdupq_n_s32(0), vdupq_n_s8(0), vdupq_n_s8(0))"
     SOURCES ${neon})
 endfunction()

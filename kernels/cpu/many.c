@@ -24,12 +24,14 @@ static void close_group(const Plan *plan, int plane, size_t group, size_t row, s
     const Kernels *kernels = plan->product->kernels;
     float scales[TILE_MAX] = {0};
     load_scales(plan, plane, group, row, count, scales);
-    for (size_t r = 0; r < plan->rows; r++, sums += tiles->rows * 4, totals += tiles->rows)
+    for (size_t r = 0; r < plan->rows; r++, sums += tiles->rows * 4, totals += tiles->rows) {
+        const float factor = plan->x_scales[r].before;
         if (plan->product->int8)
             kernels->scale_int8((void *)sums, tiles->rows, scales,
-                                plan->corrections[r * plan->product->weight.groups + group], totals);
+                                plan->corrections[r * plan->product->weight.groups + group], factor, totals);
         else
-            kernels->scale_float((void *)sums, tiles->rows, scales, tiles->factor, totals);
+            kernels->scale_float((void *)sums, tiles->rows, scales, factor * tiles->factor, totals);
+    }
 }
 
 /* The words start <= w < end of the tile whose first row is `row`. */

@@ -25,6 +25,17 @@ static int worth_waking(int threads, double work, double least) {
     return work >= least * threads ? threads : work < 2 * least ? 1 : (int)(work / least);
 }
 
+/* Threads that prepare, and that multiply, so many rows of x. */
+static int threads_to_prepare(const Product *product, size_t rows) {
+    return worth_waking(product->threads, (double)rows * (double)product->weight.k, THREAD_VALUES);
+}
+
+static int threads_to_multiply(const Product *product, size_t rows) {
+    const Weight *weight = &product->weight;
+    const double products = (double)rows * (double)weight->k * (double)weight->n * weight->planes;
+    return worth_waking(product->threads, products, THREAD_PRODUCTS);
+}
+
 static const char *row_of(const Matrix *x, size_t row) {
     return (const char *)x->data + (ptrdiff_t)row * x->row_stride * (ptrdiff_t)dtype_bytes(x->dtype);
 }
@@ -52,6 +63,18 @@ static void prepare_row(const Plan *plan, float *x, size_t row, bool whole) {
     (plan->stream ? plan->stream->prepare : plan->tiles->prepare)(x, padded, plan->prepared + row * plan->stride);
 }
 
+/* Below 1 a scale is at least 2^-107 (S-12.4), or 0. */
+static Scale parts_of(float scale) {
+    uint32_t bits;
+    float power;
+    if (!(scale < 1 && scale > 0))
+        return (Scale){1, scale};
+    memcpy(&bits, &scale, sizeof bits);
+    bits &= 0x7F800000; /* the exponent alone */
+    memcpy(&power, &bits, sizeof power);
+    return (Scale){power, scale / power};
+}
+
 static void prepare_task(void *context, size_t row, int worker) {
     Plan *plan = context;
     const Product *product = plan->product;
@@ -60,13 +83,15 @@ static void prepare_task(void *context, size_t row, int worker) {
     float *x = (void *)(plan->scratch + (size_t)worker * plan->scratch_bytes);
     kernels->widen(row_of(&product->x, plan->first + row), product->x.dtype, product->x.column_stride, k, x);
     if (!plan->rests) {
-        plan->x_scales[row] = product->int8 ? kernels->quantise(x, k) : 1;
+        const float factor = plan->stream ? plan->stream->factor : plan->tiles->factor;
+        plan->x_scales[row] = parts_of(product->int8 ? kernels->quantise(x, k) : kernels->shrink(x, k, factor));
         prepare_row(plan, x, row, product->int8);
         return;
     }
     float *const digits[DIGITS] = {x + line, x + 2 * line, x + 3 * line};
-    plan->x_scales[row] = kernels->split(x, k, digits, &plan->rests[row]);
-    if (plan->x_scales[row] == 0)
+    const float unit = kernels->split(x, k, rest_limit(k, plan->rows), digits, &plan->rests[row]);
+    plan->x_scales[row] = parts_of(unit);
+    if (unit == 0)
         atomic_store_explicit(&plan->refused, true, memory_order_relaxed);
     else
         for (size_t d = 0; d < DIGITS; d++)
@@ -105,8 +130,8 @@ void end_rows(const Plan *plan, const float *sums, size_t width, size_t first, s
         if (extras->rank)
             kernels->add_low_rank(extras->inner + m * extras->rank, extras->rank, up, plan->outputs, count, line);
         for (size_t i = 0; i < count; i += width)
-            kernels->finish(sums + (i * plan->rows + row * width), smaller(width, count - i), plan->x_scales[row],
-                            extras->bias ? bias + i : NULL, line + i);
+            kernels->finish(sums + (i * plan->rows + row * width), smaller(width, count - i),
+                            plan->x_scales[row].after, extras->bias ? bias + i : NULL, line + i);
         char *out = (char *)product->out + (m * product->weight.n + first) * dtype_bytes(product->out_dtype);
         kernels->narrow(line, count, product->out_dtype, out);
     }
@@ -124,7 +149,7 @@ static size_t outputs_of(const Plan *plan, size_t threads) {
 static bool allocate(Plan *plan, size_t workers, size_t padded, void **memory) {
     const bool digits = plan->digits > 1;
     const size_t rows = plan->rows * plan->digits, groups = plan->product->weight.groups;
-    const size_t prepared = rows * plan->stride, scales = round_up(plan->rows * sizeof(float), ALIGNMENT);
+    const size_t prepared = rows * plan->stride, scales = round_up(plan->rows * sizeof(Scale), ALIGNMENT);
     const bool whole = plan->product->int8 || digits;
     const size_t corrections = whole ? round_up(rows * groups * sizeof(int32_t), ALIGNMENT) : 0;
     const size_t rests = digits ? round_up(plan->rows * sizeof(Rest), ALIGNMENT) : 0;
@@ -148,7 +173,7 @@ static bool multiply_by(const Product *product, bool digits, bool *refused) {
     const Weight *weight = &product->weight;
     const Stream *stream = product->int8 || digits ? &kernels->stream_a8 : &kernels->stream_a16;
     const Tiles *tiles = product->int8 ? &kernels->tiles_a8 : &kernels->tiles_a16;
-    const size_t m = product->x.rows, threads = (size_t)product->threads;
+    const size_t m = product->x.rows;
     const bool few = digits || (m <= stream->most && weight->groups == 1);
     Plan plan = {.product = product, .words = ceil_div(weight->k, WORD_CODES), .digits = digits ? DIGITS : 1};
     const size_t padded = round_up(plan.words, kernels->words_multiple);
@@ -157,20 +182,21 @@ static bool multiply_by(const Product *product, bool digits, bool *refused) {
     else
         plan.tiles = tiles;
     plan.rows = digits ? m : smaller(m, few ? FEW_MAX : tiles->block);
-    plan.outputs = outputs_of(&plan, threads);
+    /* The first block has the most rows, and so the most threads. */
+    const int preparing = threads_to_prepare(product, plan.rows), multiplying = threads_to_multiply(product, plan.rows);
+    plan.outputs = outputs_of(&plan, (size_t)multiplying);
     /* Rows an odd number of lines apart do not compete for the same sets of a cache. */
     plan.stride = round_up(padded * (few ? stream->word_bytes : tiles->word_bytes), 2 * ALIGNMENT) + ALIGNMENT;
     void *memory;
-    if (!allocate(&plan, threads, padded, &memory))
+    if (!allocate(&plan, (size_t)(preparing > multiplying ? preparing : multiplying), padded, &memory))
         return false;
     for (; plan.first < m; plan.first += plan.rows) {
         plan.rows = smaller(plan.rows, m - plan.first);
-        const double values = (double)plan.rows * (double)weight->k, products = values * (double)weight->n;
-        pool_run(worth_waking(product->threads, values, THREAD_VALUES), plan.rows, prepare_task, &plan);
+        pool_run(threads_to_prepare(product, plan.rows), plan.rows, prepare_task, &plan);
         if (plan.refused)
             break;
-        pool_run(worth_waking(product->threads, products * weight->planes, THREAD_PRODUCTS),
-                 ceil_div(weight->n, plan.outputs), few ? few_task : many_task, &plan);
+        pool_run(threads_to_multiply(product, plan.rows), ceil_div(weight->n, plan.outputs),
+                 few ? few_task : many_task, &plan);
     }
     *refused = plan.refused;
     free(memory);

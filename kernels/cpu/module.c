@@ -1,6 +1,6 @@
 /* ternfmt_kernels._cpu: the CPython side. Memory comes as (address, bytes that may be read or written from there on);
- * everything is checked against that before an address is used, and the GIL is given up for the work. Only
- * ternfmt_kernels/cpu_backend/launch.py should call it: nobody can check that an address is one.
+ * everything is checked against that before an address is used, and the GIL is given up for the work. Nobody can check
+ * that an address is one: only ternfmt_kernels/cpu_backend/launch.py should call `matmul`, with those of tensors.
  */
 #include "module.h"
 
@@ -22,9 +22,12 @@ static Py_ssize_t multiply_add(Py_ssize_t a, Py_ssize_t b, Py_ssize_t c) {
 /* `count` values of `size` bytes, the last of them `last` values behind the first, must fit. */
 static bool fits(const char *what, Address address, Address bytes, Py_ssize_t last, Py_ssize_t size) {
     Py_ssize_t expected = multiply_add(last, size, size);
-    if (address == 0 || bytes < (Address)expected || address > UINTPTR_MAX - bytes) {
-        PyErr_Format(PyExc_ValueError, "%s: expected at least %zd bytes, got %llu at address %llu", what, expected,
-                     bytes, address);
+    if (address == 0 || address > UINTPTR_MAX - bytes) {
+        PyErr_Format(PyExc_ValueError, "%s: expected the address of %llu bytes, got %llu", what, bytes, address);
+        return false;
+    }
+    if (bytes < (Address)expected) {
+        PyErr_Format(PyExc_ValueError, "%s: expected at least %zd bytes, got %llu", what, expected, bytes);
         return false;
     }
     if (address % (Address)size == 0)

@@ -7,7 +7,7 @@
 
 enum { OUTPUTS = 4 };
 
-#define RUN ((size_t)1 << 18) /* bytes whose sums, times 64, fit an int32: RUN / 16 * (16 * 64 * 127) < 2^31 */
+#define BYTES_FIT ((size_t)1 << 18) /* whose sums, times 64, are an int32: BYTES_FIT / 16 * (16 * 64 * 127) < 2^31 */
 
 void neon_planes_of_bytes(const float *x, size_t words, void *prepared) {
     for (size_t word = 0; word < words; word += 4, x += 64) {
@@ -67,7 +67,7 @@ INLINE void rows_a8(const uint8_t *const codes[OUTPUTS], size_t bytes, const cha
     for (size_t r = 0; r < rows; r++)
         totals[r] = vdupq_n_s32(0);
     for (size_t i = 0; i < bytes;) {
-        const size_t end = smaller(i + RUN, bytes);
+        const size_t end = smaller(i + BYTES_FIT, bytes);
         uint8x16_t words[OUTPUTS];
 #pragma GCC unroll 4
         for (size_t r = 0; r < rows; r++)

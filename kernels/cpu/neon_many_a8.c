@@ -104,8 +104,8 @@ INLINE void run(const int8_t *panel, const int8_t *x, size_t stride, size_t rows
 
 void neon_multiply_a8(const void *panel, const void *prepared, size_t stride, size_t rows, size_t first, size_t end,
                       void *sums) {
-#define RUN(part, done)                                                                                                \
+#define OF_PART(part, done)                                                                                            \
     run(panel, (const int8_t *)prepared + done * stride, stride, part, first, end, (int32_t *)sums + done * NEON_ROWS)
-    IN_PARTS(rows, X_ROWS, RUN)
-#undef RUN
+    IN_PARTS(rows, X_ROWS, OF_PART)
+#undef OF_PART
 }

@@ -6,6 +6,12 @@
 
 #include <stdatomic.h>
 
+/* What sums of a row of x are multiplied by, so that they overflow only where the result does: a power of two up to 1
+ * before the scales of the weight, the rest after. */
+typedef struct {
+    float before, after;
+} Scale;
+
 typedef struct {
     const Product *product;
     const Stream *stream; /* the regime of few rows, or ... */
@@ -14,7 +20,7 @@ typedef struct {
     size_t first, rows;   /* of x: the block at hand */
     char *prepared;       /* [rows, stride] bytes */
     size_t stride;
-    float *x_scales;      /* [rows]; 1 for a16 */
+    Scale *x_scales;      /* [rows] */
     int32_t *corrections; /* [rows, groups]: by how much sums of a8 are too large */
     size_t digits;        /* rows of `prepared` for a row of x: 1, or DIGITS, which then have corrections each */
     Rest *rests;          /* [rows], of digits */

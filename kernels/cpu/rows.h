@@ -81,15 +81,20 @@ static inline void narrow_row(const float *values, size_t count, Dtype dtype, vo
             words[i] = half_of_float(values[i]);
 }
 
-/* The bits of reference.quantise_rows: magnitudes of floats are ordered as their bits are, and adding 1.5 * 2^23 to
- * a small float rounds it to an integer, half to even. The comparisons turn NaN into a number. */
-static inline float quantise_row(float *x, size_t count) {
+/* The bits of the largest magnitude: these are ordered as floats are, and NaN is the largest. */
+static inline uint32_t largest_of(const float *x, size_t count) {
     uint32_t most = 0;
     for (size_t i = 0; i < count; i++) {
         uint32_t magnitude = bits_of_float(x[i]) & 0x7FFFFFFF;
         most = magnitude > most ? magnitude : most;
     }
-    float largest = float_of_bits(most);
+    return most;
+}
+
+/* The bits of reference.quantise_rows: adding 1.5 * 2^23 to a small float rounds it to an integer, half to even. The
+ * comparisons turn NaN into a number. */
+static inline float quantise_row(float *x, size_t count) {
+    float largest = float_of_bits(largest_of(x, count));
     if (largest < 0x1p-100f) {
         memset(x, 0, count * sizeof *x);
         return 0;
@@ -103,23 +108,31 @@ static inline float quantise_row(float *x, size_t count) {
     return largest / 127.0f;
 }
 
+/* Below 2^102 no sum of K_LIMIT values, doubled, is too large. */
+static inline float shrink_row(float *x, size_t count, float factor) {
+    if (factor == 1 || largest_of(x, count) < bits_of_float(0x1p102f))
+        return 1;
+    for (size_t i = 0; i < count; i++)
+        x[i] *= factor;
+    return 1 / factor;
+}
+
 /* Nothing is rounded: units are powers of two, v and the quotients are whole numbers below 2^23, which 1.5 * 2^23 rounds
  * to, and the rest has bits of x only. A quotient by 255, an odd number, is no closer to a tie than 1 / 510, and its
- * error is half of that. */
-static inline float split_row(const float *x, size_t count, float *const digits[DIGITS], Rest *rest) {
+ * error is half of that. A unit is at most 1, so that no quotient and no product with a scale is subnormal where the
+ * result is not. */
+static inline float split_row(const float *x, size_t count, size_t most_rests, float *const digits[DIGITS],
+                              Rest *rest) {
     const float whole = 0x1.8p23f, base = DIGIT_BASE, inverse_base = 1.0f / DIGIT_BASE;
-    uint32_t most = 0, left = 0;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t magnitude = bits_of_float(x[i]) & 0x7FFFFFFF;
-        most = magnitude > most ? magnitude : most;
-    }
+    const uint32_t most = largest_of(x, count);
+    uint32_t left = 0;
     rest->count = 0;
     if (most == 0) {
         for (int d = 0; d < DIGITS; d++)
             memset(digits[d], 0, count * sizeof **digits);
         return 1;
     }
-    if (most < bits_of_float(0x1p-100f) || most >= 0x7F800000)
+    if (most < bits_of_float(0x1p-100f) || most >= bits_of_float(0x1p22f))
         return 0;
     const float unit = float_of_bits((most & 0x7F800000) - (21u << 23)), inverse = 1 / unit;
     float *const low = digits[0], *const middle = digits[1], *const high = digits[2];
@@ -135,40 +148,43 @@ static inline float split_row(const float *x, size_t count, float *const digits[
         const float value = x[i] * inverse, v = value + whole - whole;
         if (value == v)
             continue;
-        if (rest->count == REST_MAX)
+        if (rest->count == most_rests)
             return 0;
-        rest->columns[rest->count] = (uint32_t)i, rest->values[rest->count++] = value - v;
+        float *const values = rest->values[rest->count];
+        values[0] = values[2] = 0, values[1] = value - v, values[3] = v - value;
+        rest->columns[rest->count++] = (uint32_t)i;
     }
     return unit;
 }
 
 /* The correction is exact modulo 2^32, and so is the difference, which fits. */
-static inline void scale_int8_row(int32_t *sums, size_t count, const float *scales, int32_t correction, float *to) {
+static inline void scale_int8_row(int32_t *sums, size_t count, const float *scales, int32_t correction, float factor,
+                                  float *to) {
     for (size_t i = 0; i < count; i++) {
         int32_t sum = (int32_t)((uint32_t)sums[i] - (uint32_t)correction);
-        to[i] += scales[i] * (float)sum;
+        to[i] += scales[i] * (factor * (float)sum);
         sums[i] = 0;
     }
 }
 
 static inline void scale_float_row(float *sums, size_t count, const float *scales, float factor, float *to) {
     for (size_t i = 0; i < count; i++) {
-        to[i] += scales[i] * (sums[i] * factor);
+        to[i] += scales[i] * (factor * sums[i]);
         sums[i] = 0;
     }
 }
 
 /* Sums of digits are exact in double precision. */
 static inline void scale_digits_row(const int32_t *sums, size_t stride, size_t count, const float *scales,
-                                    const int32_t *corrections, const float *rests, float *to) {
+                                    const int32_t *corrections, const float *rests, float factor, float *to) {
     const int32_t *low = sums, *middle = sums + stride, *high = sums + 2 * stride;
     const uint32_t of_low = (uint32_t)corrections[0], of_middle = (uint32_t)corrections[1];
     const uint32_t of_high = (uint32_t)corrections[2];
-    const double base = DIGIT_BASE;
+    const double base = DIGIT_BASE, unit = factor;
     for (size_t i = 0; i < count; i++) {
         double sum = (int32_t)((uint32_t)high[i] - of_high) * base + (int32_t)((uint32_t)middle[i] - of_middle);
         sum = sum * base + (int32_t)((uint32_t)low[i] - of_low);
-        to[i] += scales[i] * (float)(sum + rests[i]);
+        to[i] += scales[i] * (float)(unit * (sum + rests[i]));
     }
 }
 
@@ -190,7 +206,8 @@ static inline void add_low_rank_row(const float *inner, size_t rank, const float
 
 /* What the table of a set takes from here. */
 #define ROW_KERNELS                                                                                                    \
-    .quantise = quantise_row, .split = split_row, .scale_int8 = scale_int8_row, .scale_float = scale_float_row,        \
-    .scale_digits = scale_digits_row, .finish = finish_row, .add_low_rank = add_low_rank_row
+    .quantise = quantise_row, .shrink = shrink_row, .split = split_row, .scale_int8 = scale_int8_row,                  \
+    .scale_float = scale_float_row, .scale_digits = scale_digits_row, .finish = finish_row,                            \
+    .add_low_rank = add_low_rank_row
 
 #endif

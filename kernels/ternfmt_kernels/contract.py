@@ -161,6 +161,8 @@ def check(
         raise ValueError(
             f"planes: expected 1 to {PLANES_MAX} codes and as many scales, got {len(codes)} and {len(scales)}"
         )
+    if k < 1:
+        raise ValueError(f"k: expected at least 1 column, got {k}")
     if group_size is not None and (group_size < 1 or group_size % GROUP_MULTIPLE):
         raise ValueError(f"group_size: expected a multiple of {GROUP_MULTIPLE}, got {group_size}")
     _expect_dtype("x", x.dtype, FLOAT_DTYPES)

@@ -83,7 +83,8 @@ def _add_up(
 ) -> None:
     if extras.int8:
         q, scale = quantise_rows(x)
-        y = matmul(q.float(), codes, scales, k, group_size, torch.float32) * scale[:, None]
+        before = _power_below(scale)
+        y = matmul(q * before[:, None], codes, scales, k, group_size, torch.float32) * (scale / before)[:, None]
     elif extras == Extras():
         out.copy_(matmul(x, codes, scales, k, group_size, out.dtype))
         return
@@ -95,6 +96,15 @@ def _add_up(
     if extras.bias is not None:
         y += extras.bias
     out.copy_(y)
+
+
+def _power_below(scale: Tensor) -> Tensor:
+    """The largest power of two that is neither above the scale of a row nor above 1.
+
+    Activations that it has multiplied, which rounds nothing, overflow by the weight's scales only where results do.
+    """
+    power = (scale.view(torch.int32) & 0x7F800000).view(torch.float32)  # the exponent alone
+    return torch.where(scale > 0, power.clamp(max=1), 1)
 
 
 def _check(

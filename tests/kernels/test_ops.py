@@ -103,6 +103,8 @@ def test_fake_and_meta_tensors() -> None:
         ({"x": torch.zeros(2, K + 1)}, r"x: expected \[..., 53\], got \[2, 54\]"),
         ({"k": K + 9}, r"codes\[0\]: expected \[37, 16\], got \[37, 14\]"),
         ({"x": torch.zeros(2, K, device="meta")}, r"device meta, got cpu"),
+        ({"k": 0}, "k: expected at least 1 column, got 0"),
+        ({"k": -4}, "k: expected at least 1 column, got -4"),
         ({"codes": []}, "expected 1 to 4 codes and as many scales, got 0 and 1"),
         ({"codes": [torch.zeros(N, 14, dtype=torch.int8)]}, "torch.uint8, got torch.int8"),
         (
@@ -129,6 +131,18 @@ def test_arguments_are_checked(change: dict[str, object], message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         matmul(*(arguments | change).values())
+
+
+def test_no_columns_are_refused_everywhere() -> None:
+    codes, scales = [torch.zeros(N, 0, dtype=torch.uint8)], [torch.ones(N)]
+    for product, x, rest in (
+        (linear, torch.ones(2, 0), ()),
+        (matmul, torch.ones(2, 0), (torch.float32,)),
+        (matmul_transposed, torch.ones(2, N), (torch.float32,)),
+    ):
+        for no_grad in (False, True):
+            with torch.set_grad_enabled(not no_grad), pytest.raises(ValueError, match="k: expected at least 1"):
+                product(x, codes, scales, 0, None, *rest)
 
 
 FACTORS = (torch.randn(4, K, generator=torch.manual_seed(0)), torch.randn(N, 4))

@@ -1,6 +1,7 @@
-"""From a checked call to one call of the native code, which gets addresses: nothing is copied or cast here.
+"""From a checked call to one call of the native code, which gets addresses of tensors as they are.
 
-Every address goes with the bytes that may be read behind it, so that the native code can check sizes of its own.
+Every address goes with the bytes that may be read behind it, so that the native code can check sizes of its own. Only
+what lies at an address that is no multiple of its type's size is copied, and a bias or factor that is not contiguous.
 """
 
 from __future__ import annotations
@@ -30,16 +31,17 @@ def linear(
     The inner half of a low-rank term is torch's, in float32; the outer half is added with the bias, in float32,
     before the one rounding.
     """
-    x, out = x.detach(), out.detach()
+    x, out = _aligned(x.detach()), out.detach()
+    scales = [_aligned(scale) for scale in scales]
     bias = low_rank = None
     if extras.bias is not None:
-        vector = extras.bias.detach().contiguous()
+        vector = _aligned(extras.bias.detach().contiguous())
         bias = (*_memory(vector), _NAMES[vector.dtype])
     if extras.low_rank is not None:
         down, up = (factor.detach() for factor in extras.low_rank)
         with no_autocast(x.device):
             inner = F.linear(x.float(), down.float()).contiguous()
-        up = up.contiguous()
+        up = _aligned(up.contiguous())
         low_rank = (extras.rank, *_memory(inner), *_memory(up), _NAMES[up.dtype])
     isa.module().matmul(
         isa.selected(),
@@ -58,6 +60,11 @@ def linear(
         low_rank,
         (*_memory(out), _NAMES[out.dtype]),
     )
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where its address, of `torch.frombuffer` for example, is no multiple of an element."""
+    return tensor.clone() if tensor.data_ptr() % tensor.itemsize else tensor
 
 
 def _memory(tensor: Tensor) -> tuple[int, int]:

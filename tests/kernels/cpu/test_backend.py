@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,8 @@ def test_where_there_is_a_compiler_there_is_native_code() -> None:
     if not headers.exists() or not any(map(shutil.which, ("cc", "gcc", "clang"))):
         pytest.skip("no C compiler, or no Python.h")
     assert SETS, "build it: pip install --no-build-isolation --no-deps -e ."
+    expected = {"x86_64": "avx2", "AMD64": "avx2", "aarch64": "neon", "arm64": "neon"}.get(platform.machine(), "scalar")
+    assert expected in isa.built(), "the compiler did not take the sources of this set: see CMake's warnings"
 
 
 def test_without_native_code_torch_does_the_work_and_one_warning_says_so() -> None:
@@ -124,7 +127,7 @@ def replaced(values: tuple, index: int, value: object) -> tuple:
 
 WRONG = [
     ("isa", None, "sse9", "sse9 is not available"),
-    ("x", 0, 0, "x: expected at least 36 bytes, got 36 at address 0"),
+    ("x", 0, 0, "x: expected the address of 36 bytes, got 0"),
     ("x", 0, 1 << 64, None),
     ("x", 1, 35, "x: expected at least 36 bytes, got 35"),
     ("x", 2, "float64", "x: expected float32, float16 or bfloat16, got float64"),
@@ -169,7 +172,7 @@ def test_arguments_that_do_not_fit_are_refused(part: str, index: int | None, val
     isa.module().matmul(*good.values())
     bad = {**good, part: value if index is None else replaced(good[part], index, value)}
     if message is None:  # Python's own conversion drops the high bits: address 0
-        message = "at address 0"
+        message = "got 0"
     with pytest.raises((ValueError, OverflowError), match=message):
         isa.module().matmul(*bad.values())
 

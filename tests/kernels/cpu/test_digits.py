@@ -15,8 +15,8 @@ from tests.kernels.test_product import check_linear, make_weight
 
 pytestmark = pytest.mark.usefixtures("name")
 
-REST_MAX = 16
-"""Activations of a row that may be too small for the digits, kernels/cpu/contract.h; more go another way."""
+REST_FEWEST = 4
+"""Activations of a short row that may be too small for the digits: `rest_limit` of kernels/cpu/digits.h."""
 
 
 def ternary(rng: np.random.Generator, n: int, k: int) -> np.ndarray:
@@ -37,7 +37,7 @@ def product(x: Tensor, codes: np.ndarray) -> Tensor:
     k=st.integers(1, 700),
     planes=st.integers(1, 2),
     spread=st.sampled_from([0, 4, 12, 30]),
-    small=st.integers(0, 2 * REST_MAX),
+    small=st.integers(0, 5 * REST_FEWEST),
     dtype=st.sampled_from([torch.bfloat16, torch.float16]),
 )
 def test_within_the_bound_whatever_the_sizes_of_activations(
@@ -50,7 +50,7 @@ def test_within_the_bound_whatever_the_sizes_of_activations(
     check_linear(make_weight(rng, n, k, planes), torch.from_numpy(x).to(dtype), int8=False)
 
 
-@pytest.mark.parametrize("small", [1, REST_MAX, REST_MAX + 1])
+@pytest.mark.parametrize("small", [1, REST_FEWEST, REST_FEWEST + 1])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_small_activations_count_where_large_ones_meet_zeros(small: int, dtype: torch.dtype) -> None:
     codes = np.zeros((3, 40), np.int8)
@@ -65,7 +65,7 @@ def test_small_activations_count_where_large_ones_meet_zeros(small: int, dtype: 
 
 @settings(max_examples=40)
 @given(
-    seed=st.integers(0, 2**32 - 1), m=st.integers(1, 5), k=st.integers(1, 3000), exponent=st.sampled_from([-90, 0, 90])
+    seed=st.integers(0, 2**32 - 1), m=st.integers(1, 5), k=st.integers(1, 3000), exponent=st.sampled_from([-90, 0, 21])
 )
 def test_sums_have_one_rounding(seed: int, m: int, k: int, exponent: int) -> None:
     """Exact sums of bfloat16 values within a factor of 2^13, rounded to float32 and then to bfloat16."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -198,6 +199,16 @@ NOT_PLAIN = {
     "a group of no size": changed(group_size=0),
     "an odd group": changed(group_size=8),
     "columns for no code": changed(k=0),
+    "columns as a float": changed(k=float(K)),
+    "columns as text": changed(k=str(K)),
+    "columns as a tensor": changed(k=torch.tensor(K)),
+    "columns past 64 bits": changed(k=1 << 70),
+    "a group as a float": changed(group_size=16.0),
+    "a group past 64 bits": changed(group_size=1 << 70),
+    "a negative group": changed(group_size=-16),
+    "int8 as text": changed(int8="no"),
+    "int8 as a number": changed(int8=1),
+    "int8 as a tensor of two": changed(int8=torch.ones(2)),
     "more columns than there may be": changed(k=1 << 24),
     "a short bias": changed(bias=torch.zeros(N - 1)),
     "a bias apart": changed(bias=torch.zeros(N, 2)[:, 0]),
@@ -225,6 +236,26 @@ def test_what_is_not_plain_is_left_to_the_operator(case: str) -> None:
     weight, x = weight_and_x()
     assert changed()(weight, x) is not None
     assert NOT_PLAIN[case](weight, x) is None
+
+
+@torch.no_grad()
+def test_what_it_reads_lives_until_the_product_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may change the lists once the GIL is given up; here they are, when all of them has been read."""
+    weight, x = weight_and_x()
+    expected = of(weight, x)
+    held = [weakref.ref(tensor) for tensor in (*weight.codes, *weight.scales)]
+    new_empty, alive = torch.Tensor.new_empty, []
+
+    def clear(self: Tensor, *args: object) -> Tensor:
+        weight.codes.clear()
+        weight.scales.clear()
+        alive.extend(tensor() is not None for tensor in held)
+        return new_empty(self, *args)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", clear)
+    assert torch.equal(of(weight, x), expected)
+    assert alive == [True, True]
+    assert [tensor() for tensor in held] == [None, None]
 
 
 @torch.no_grad()
@@ -263,6 +294,9 @@ def test_linear_takes_it_and_wrong_calls_still_say_what_is_wrong(monkeypatch: py
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"x: expected \[..., 36\], got \[2, 35\]"):
         linear(x[:, 1:], weight.codes, weight.scales, K, None)
+    for k, int8 in ((float(K), False), (1 << 70, False), (K, "no")):
+        with pytest.raises(RuntimeError, match="ternfmt::linear"):
+            linear(x, weight.codes, weight.scales, k, None, int8=int8)
 
 
 def test_the_native_functions_refuse_arguments_of_other_kinds() -> None:

@@ -172,6 +172,63 @@ def test_nothing_past_k_reaches_a_result(k: int, m: int, int8: bool) -> None:
         assert torch.equal(clean, linear(memory[:, :k], [codes], weight.scales, k, None, int8=int8))
 
 
+LARGEST = torch.finfo(torch.bfloat16).max
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("m", [1, 5, 40])
+def test_only_results_that_are_too_large_are_infinite(m: int, dtype: torch.dtype) -> None:
+    """Activations up to the largest, alone and where they cancel; and many whose sum is just below the largest."""
+    codes = np.zeros((3, 70), np.int8)
+    codes[0, 0] = codes[1, 1] = codes[2, :2] = 1
+    scales = torch.tensor([1.0, 2.0**-10, 2.0**-10])
+    x = torch.zeros(m, 70, dtype=dtype)
+    for largest in (6e4,) if dtype == torch.float16 else (6e4, 2.0**102, 2.0**126, 2e38, LARGEST):
+        x[:, 0], x[:, 1] = largest, -largest
+        y = matmul(x, [torch.from_numpy(pack(codes))], [scales], 70, None, torch.float32)
+        rounded = x[0, 0].item()
+        assert torch.equal(y, torch.tensor([rounded, -rounded / 1024, 0]).expand(m, -1))
+    ones = torch.from_numpy(pack(np.ones((1, 64), np.int8)))
+    x = torch.full((m, 64), 2.0**9 if dtype == torch.float16 else 2.0**121, dtype=dtype)
+    y = matmul(x, [ones], [torch.ones(1)], 64, None, torch.float32)
+    assert torch.equal(y, x[:, :1].float() * 64)
+
+
+@pytest.mark.parametrize("m", [1, 5, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_small_activations_beside_the_largest_are_not_lost(dtype: torch.dtype, m: int) -> None:
+    for largest, small, scale in ((2.0**127, 2.0**-50, 1.0), (2.0**60, 2.0**-60, 2.0**-24), (2.0**21, 2.0**-126, 8.0)):
+        x = torch.tensor([[largest, small * 1.5]]).to(dtype).expand(m, 2)
+        y = matmul(
+            x, [torch.from_numpy(pack(np.array([[0, 1]], np.int8)))], [torch.tensor([scale])], 2, None, torch.float32
+        )
+        assert torch.equal(y, torch.full((m, 1), small * 1.5 * scale))
+
+
+@pytest.mark.parametrize("group_size", [None, 32])
+@pytest.mark.parametrize("m", [1, 5, 40])
+@pytest.mark.parametrize(
+    ("value", "scale", "int8"),
+    [
+        (1.0, 1e36, True),
+        (1.0, 2.0**-130, True),
+        (2.0**-90, 2.0**120, True),
+        (1e38, 1e-3, True),
+        (2.0**-60, 2.0**100, False),
+        (2.0**-99, 2.0**127, False),
+        (1e5, 2.0**-126, False),
+    ],
+)
+def test_scales_of_any_size(value: float, scale: float, int8: bool, m: int, group_size: int | None) -> None:
+    """Products with x's scale and the weight's overflow or vanish only where results do (S-12.2)."""
+    x = torch.full((m, 64), value).bfloat16()
+    codes = torch.from_numpy(pack(np.ones((1, 64), np.int8)))
+    scales = torch.full((1,) if group_size is None else (1, 2), scale)
+    y = linear(x.float() if int8 else x, [codes], [scales], 64, group_size, int8=int8).double()
+    expected = x.double().sum(1, keepdim=True) * scales.double().mean()
+    torch.testing.assert_close(y, expected, rtol=1e-6 if int8 else 2.0**-8, atol=0)
+
+
 @both_modes
 @pytest.mark.parametrize("group_size", [None, 16])
 @pytest.mark.parametrize("m", [2, 5, 40])
@@ -196,6 +253,29 @@ def test_any_strides(int8: bool) -> None:
         for x in (base.permute(1, 2, 0), base[:, ::2, 0].T, base[:, :1, 0].T.expand(3, 65)):
             assert not x.is_contiguous()
             check_linear(weight, x, int8=int8)
+
+
+@both_modes
+def test_tensors_at_odd_addresses(int8: bool) -> None:
+    rng = np.random.default_rng(6)
+    weight = make_weight(rng, 12, 81)
+    x, bias = make_x(rng, (3, 81), torch.float32), make_x(rng, (12,), torch.bfloat16)
+    factors = make_x(rng, (2, 81), torch.float16), make_x(rng, (12, 2), torch.float16)
+
+    def product(x: Tensor, scales: Tensor, bias: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        with torch.no_grad():
+            return linear(x, weight.codes, [scales], 81, None, bias, down, up, int8)
+
+    tensors = (x, weight.scales[0], bias, *factors)
+    assert torch.equal(product(*map(odd, tensors)), product(*tensors))
+
+
+def odd(tensor: Tensor) -> Tensor:
+    """The same values, one byte further than where they may lie."""
+    memory = bytearray(b"x" + tensor.flatten().view(torch.uint8).numpy().tobytes())
+    moved = torch.frombuffer(memory, dtype=tensor.dtype, offset=1).view(tensor.shape)
+    assert moved.data_ptr() % moved.itemsize
+    return moved
 
 
 @both_modes
@@ -252,6 +332,28 @@ def test_threads_do_not_show(m: int, group_size: int | None, int8: bool, threads
     for count in (2, 3, 7):
         threads(count)
         assert torch.equal(linear(*args, int8=int8), alone)
+
+
+@both_modes
+def test_threads_do_not_show_where_subnormal_numbers_are_flushed(int8: bool, threads, name: str) -> None:
+    """The caller's mode is every thread's: results below 2^-126 are all there, or all zeros."""
+    n, k = (400, 1024) if name == "scalar" else (4096, 1024)
+    weight = make_weight(np.random.default_rng(0), n, k, dtype=torch.float32)
+    weight.scales[0].fill_(2.0**-120)
+    x = torch.full((16, k), 2.0**-12)
+    args = (x, weight.codes, weight.scales, k, None)
+    for flush in (False, True):
+        if not torch.set_flush_denormal(flush):
+            pytest.skip("this processor cannot")
+        try:
+            threads(1)
+            alone = linear(*args, int8=int8)
+            threads(3)
+            together = [linear(*args, int8=int8) for _ in range(8)]
+        finally:
+            torch.set_flush_denormal(False)
+        assert alone.view(torch.int32).count_nonzero() > 0.5 * alone.numel() or flush
+        assert all(torch.equal(y.view(torch.int32), alone.view(torch.int32)) for y in together)
 
 
 def test_every_instruction_set_gives_the_integers_of_the_scalar_twin(name: str, monkeypatch) -> None:

@@ -74,6 +74,124 @@ static void check_quantise(size_t count, bool any) {
     same(scales, scales + 1, 1, FLOAT32);
 }
 
+static void check_shrink(size_t count, float largest, float factor) {
+    begin_case("shrink, %zu values, the largest %g, factor %g", count, (double)largest, (double)factor);
+    float *expected = guarded(OTHER, count * 4, 4), *actual = guarded(X, count * 4, 4);
+    random_floats(expected, count, false);
+    expected[count - 1] = -largest;
+    memcpy(actual, expected, count * 4);
+    const bool large = largest >= 0x1p102f && factor < 1;
+    const float scale = kernels->shrink(actual, count, factor);
+    for (size_t i = 0; large && i < count; i++)
+        expected[i] *= factor;
+    same(expected, actual, count, FLOAT32);
+    if (scale != (large ? 1 / factor : 1))
+        fail(0, (double)(large ? 1 / factor : 1), (double)scale);
+}
+
+/* A row of 16-bit numbers, as digits: these and the rest are the row itself, unless too many leave a rest or the
+ * largest is out of range. `small` values are half a unit or less; `bad` is one more, if it is not 0. */
+static void check_split(Dtype dtype, size_t count, int exponent, size_t small, size_t most, float bad) {
+    begin_case("split, dtype %d, %zu values, 2^%d, %zu small of %zu, %g", dtype, count, exponent, small, most,
+               (double)bad);
+    float *x = guarded(X, count * 4, 4), *digits[DIGITS], *memory = guarded(OUT, DIGITS * count * 4, 4);
+    uint16_t *half = guarded(OTHER, count * 2, 2);
+    Rest *rest = guarded(UP, sizeof *rest, _Alignof(Rest));
+    for (size_t i = 0; i < count; i++)
+        x[i] = ldexpf(normal(), exponent);
+    x[0] = ldexpf(1.5f, exponent);
+    for (size_t i = 0; i < small; i++)
+        x[1 + i] = ldexpf(i % 2 ? 1.25f : -1, exponent - 22 - (int)(i % 3));
+    if (bad != 0)
+        x[count - 1] = bad;
+    scalar_kernels.narrow(x, count, dtype, half);
+    scalar_kernels.widen(half, dtype, 1, count, x);
+    double largest = 0, unit = 1;
+    size_t rests = 0;
+    for (size_t i = 0; i < count; i++)
+        largest = x[i] != x[i] ? INFINITY : fmax(largest, fabs((double)x[i]));
+    if (largest > 0)
+        unit = ldexp(1, ilogb(largest) - 21);
+    for (size_t i = 0; i < count; i++)
+        rests += rint((double)x[i] / unit) != (double)x[i] / unit;
+    const bool refused = (largest != 0 && largest < 0x1p-100) || largest >= 0x1p22 || rests > most;
+    for (size_t d = 0; d < DIGITS; d++)
+        digits[d] = memory + d * count;
+    const float actual = kernels->split(x, count, most, digits, rest);
+    if (actual != (refused ? 0 : (float)unit))
+        fail(0, refused ? 0 : unit, (double)actual);
+    if (refused)
+        return;
+    if (rest->count != rests)
+        fail(0, (double)rests, (double)rest->count);
+    for (size_t i = 0, next = 0; i < count; i++) {
+        double value = 0;
+        for (size_t d = DIGITS; d-- > 0;) {
+            const double digit = (double)digits[d][i];
+            if (!(fabs(digit) <= DIGIT_BASE / 2 && digit == rint(digit)))
+                fail(i, 0, digit);
+            value = value * DIGIT_BASE + digit;
+        }
+        if (next < rests && rest->columns[next] == i)
+            value += (double)rest->values[next++][1];
+        if (value * unit != (double)x[i])
+            fail(i, (double)x[i], value * unit);
+    }
+}
+
+static void check_splits(void) {
+    for (Dtype dtype = FLOAT16; dtype <= BFLOAT16; dtype++) {
+        const int most = dtype == FLOAT16 ? 14 : 21;
+        for (size_t c = 0; c < COUNTS; c++) {
+            check_split(dtype, counts[c], 0, 0, counts[c] % 9, 0);
+            check_split(dtype, counts[c], -300, 0, 0, 0); /* zeros */
+            check_split(dtype, counts[c], 0, 0, REST_MAX, NAN);
+            check_split(dtype, counts[c], 0, 0, REST_MAX, -INFINITY);
+        }
+        for (size_t small = 1; small < 40; small++)
+            check_split(dtype, small + 1 + small % 3, dtype == FLOAT16 ? 3 : -(int)small, small, 20, 0);
+        for (size_t small = REST_MAX - 2; small < REST_MAX + 3; small++)
+            check_split(dtype, REST_MAX + 4 + small % 3, 0, small, REST_MAX, 0);
+        for (int exponent = -140; exponent <= most; exponent++)
+            for (size_t small = 0; small < 5; small += 4)
+                check_split(dtype, 33, exponent, small, 4, 0);
+        check_split(BFLOAT16, 33, 22, 0, 9, 0), check_split(BFLOAT16, 33, 100, 0, 9, 0);
+        check_split(BFLOAT16, 33, 21, 4, 9, 0x1p-133f), check_split(BFLOAT16, 33, 0, 4, 40, 0x1p21f);
+    }
+    for (size_t c = 0; c < COUNTS; c++)
+        for (int exponent = 100; exponent < 128; exponent++)
+            check_shrink(counts[c], ldexpf(1, exponent), exponent % 3 ? 0.5f : 1);
+}
+
+/* Sums of digits up to the largest there are, against the same in double precision. */
+static void check_scale_digits(size_t count, int exponent) {
+    begin_case("scale_digits, %zu values, 2^%d", count, exponent);
+    const size_t stride = count + between(0, 3);
+    int32_t *sums = guarded(SUMS, ((DIGITS - 1) * stride + count) * 4, 4), corrections[DIGITS];
+    float *scales = guarded(SCALES, count * 4, 4), *rests = guarded(BIAS, count * 4, 4);
+    float *to = guarded(OUT, count * 4, 4), *before = guarded(OTHER, count * 4, 4);
+    const float factor = ldexpf(1, exponent);
+    random_floats(before, count, false);
+    memcpy(to, before, count * 4);
+    for (size_t i = 0; i < (DIGITS - 1) * stride + count; i++)
+        sums[i] = (int32_t)random_bits() >> between(0, 31);
+    for (size_t d = 0; d < DIGITS; d++)
+        corrections[d] = (int32_t)random_bits();
+    for (size_t i = 0; i < count; i++) {
+        scales[i] = ldexpf(normal(), -exponent - 20);
+        rests[i] = between(0, 1) ? 0 : ldexpf(normal(), -(int)between(0, 80));
+    }
+    kernels->scale_digits(sums, stride, count, scales, corrections, rests, factor, to);
+    for (size_t i = 0; i < count; i++) {
+        double sum = 0;
+        for (size_t d = DIGITS; d-- > 0;)
+            sum = sum * DIGIT_BASE + (int32_t)((uint32_t)sums[d * stride + i] - (uint32_t)corrections[d]);
+        const float product = (float)((double)factor * (sum + (double)rests[i])), scaled = scales[i] * product;
+        if (to[i] != before[i] + scaled)
+            fail(i, (double)(before[i] + scaled), (double)to[i]);
+    }
+}
+
 static void check_ends(size_t count) {
     float *sums = guarded(SUMS, count * 4, 4), *scales = guarded(SCALES, count * 4, 4);
     float *expected = guarded(OTHER, count * 4, 4), *actual = guarded(OUT, count * 4, 4);
@@ -93,7 +211,7 @@ static void check_ends(size_t count) {
             float *to = turn ? actual : expected;
             memcpy(sums, before, count * 4);
             switch (kernel) {
-            case 0: set->scale_int8((void *)sums, count, scales, -123456789, to); break;
+            case 0: set->scale_int8((void *)sums, count, scales, -123456789, 0x1p-90f, to); break;
             case 1: set->scale_float(sums, count, scales, 0.5f, to); break;
             case 4: set->add_low_rank(inner, rank, up, stride, count, to); break;
             default: set->finish(sums, count, 0.37f, kernel == 3 ? bias : NULL, to);
@@ -117,7 +235,10 @@ void check_rows(void) {
         check_quantise(counts[c], false);
         check_quantise(counts[c], true);
         check_ends(counts[c]);
+        for (int exponent = -121; exponent <= 0; exponent += 11)
+            check_scale_digits(counts[c], exponent);
     }
+    check_splits();
     begin_case("widen, all numbers of 16 bits");
     uint16_t *all = guarded(X, 2 << 16, 2);
     float *expected = guarded(OTHER, 4 << 16, 4), *actual = guarded(OUT, 4 << 16, 4);

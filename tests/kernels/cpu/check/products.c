@@ -15,11 +15,25 @@ static float value_at(const void *values, Dtype dtype, size_t i) {
     return wide;
 }
 
-/* Random values, of a dtype, in a slot; powers of two where `powers`. */
-static void *values(Slot slot, Dtype dtype, size_t count, bool powers) {
+/* Values of about the same size; some that are smaller, which leave rests; of all sizes; zeros; small; large. */
+typedef enum { ALIKE, SOME_SMALL, WIDE, ZERO, SMALL, LARGE, SIZES } Size;
+
+static float value_of(Size size) {
+    switch (size) {
+    case SOME_SMALL: return ldexpf(normal(), between(0, 9) ? 0 : -14);
+    case WIDE: return ldexpf(normal(), -(int)between(0, 60));
+    case ZERO: return 0;
+    case SMALL: return ldexpf(normal(), -100 - (int)between(0, 2));
+    case LARGE: return ldexpf(normal(), 100 + (int)between(0, 5));
+    default: return normal();
+    }
+}
+
+/* Random values, of a dtype, in a slot. */
+static void *values(Slot slot, Dtype dtype, size_t count, Size size) {
     char *memory = guarded(slot, count * dtype_bytes(dtype), dtype_bytes(dtype));
     for (size_t i = 0; i < count; i++) {
-        float value = powers ? ldexpf(1, (int)between(0, 5) - 3) : normal();
+        float value = value_of(size);
         scalar_kernels.narrow(&value, 1, dtype, memory + i * dtype_bytes(dtype));
     }
     return memory;
@@ -27,11 +41,13 @@ static void *values(Slot slot, Dtype dtype, size_t count, bool powers) {
 
 static Dtype any_dtype(void) { return (Dtype)between(FLOAT32, BFLOAT16); }
 
-static Product random_product(size_t m, size_t n, size_t k) {
+static Product random_product(size_t m, size_t n, size_t k, Size size) {
     Product p = {.kernels = kernels, .threads = 1, .int8 = between(0, 1), .out_dtype = any_dtype()};
     Dtype dtype = any_dtype();
+    if (size >= SMALL) /* which a float16 is not */
+        dtype = between(0, 1) ? FLOAT32 : BFLOAT16, p.out_dtype = between(0, 1) ? FLOAT32 : BFLOAT16;
     const size_t column = between(0, 3) ? 1 : between(0, 3), row = column * (k - 1) + between(0, 5);
-    p.x = (Matrix){values(X, dtype, (m - 1) * row + (k - 1) * column + 1, false), dtype, m, k, (ptrdiff_t)row,
+    p.x = (Matrix){values(X, dtype, (m - 1) * row + (k - 1) * column + 1, size), dtype, m, k, (ptrdiff_t)row,
                    (ptrdiff_t)column};
     Weight *w = &p.weight;
     *w = (Weight){.n = n, .k = k, .planes = (int)between(1, 3), .scale_dtype = any_dtype()};
@@ -42,18 +58,19 @@ static Product random_product(size_t m, size_t n, size_t k) {
         uint8_t *codes = guarded(CODES + plane, (n - 1) * w->row_bytes + ceil_div(k, CODES_PER_BYTE), 1);
         random_codes(codes, w->row_bytes, n, k, 0);
         w->codes[plane] = codes;
-        w->scales[plane] = values(SCALES + plane, w->scale_dtype, n * w->groups, false);
+        w->scales[plane] = values(SCALES + plane, w->scale_dtype, n * w->groups, ALIKE);
     }
     Extras *e = &p.extras;
     if (between(0, 1))
-        e->bias_dtype = any_dtype(), e->bias = values(BIAS, e->bias_dtype, n, false);
+        e->bias_dtype = any_dtype(), e->bias = values(BIAS, e->bias_dtype, n, ALIKE);
     if (between(0, 1)) {
         e->rank = between(1, 9), e->up_dtype = any_dtype();
-        e->inner = values(INNER, FLOAT32, m * e->rank, false), e->up = values(UP, e->up_dtype, n * e->rank, false);
+        e->inner = values(INNER, FLOAT32, m * e->rank, ALIKE), e->up = values(UP, e->up_dtype, n * e->rank, ALIKE);
     }
     p.out = guarded(OUT, m * n * dtype_bytes(p.out_dtype), dtype_bytes(p.out_dtype));
-    begin_case("%s product, %zu x %zu x %zu, %d planes, %zu groups, rank %zu, strides %zu and %zu, dtypes x %d, out %d",
-               p.int8 ? "a8" : "a16", m, n, k, w->planes, w->groups, e->rank, row, column, dtype, p.out_dtype);
+    begin_case("%s product, %zu x %zu x %zu, %d planes, %zu groups, rank %zu, strides %zu and %zu, "
+               "dtypes x %d, out %d, size %d",
+               p.int8 ? "a8" : "a16", m, n, k, w->planes, w->groups, e->rank, row, column, dtype, p.out_dtype, size);
     return p;
 }
 
@@ -88,7 +105,7 @@ static void check_bound(const Product *p) {
     const double unit = p->out_dtype == FLOAT32 ? 0x1p-24 : p->out_dtype == FLOAT16 ? 0x1p-11 : 0x1p-8;
     const double roundings = (double)(w->k + (size_t)w->planes * w->groups + p->extras.rank + 3);
     const double gamma = roundings * 0x1p-24 / (1 - roundings * 0x1p-24);
-    const double least = p->out_dtype == FLOAT16 ? 0x1p-14 : 0; /* the bound is not for subnormal numbers */
+    const double least = p->out_dtype == FLOAT16 ? 0x1p-14 : 0x1p-126; /* the bound is not for subnormal numbers */
     float *x = guarded(OTHER, w->k * 4, 4);
     for (size_t row = 0; row < p->x.rows; row++) {
         const char *from = p->x.data;
@@ -119,10 +136,11 @@ static void check_same(Product p, const Kernels *others, int threads) {
 }
 
 void check_products(void) {
-    for (int i = 0; i < 150; i++) {
+    for (int i = 0; i < 300; i++) {
         const bool many = i % 10 == 9;
-        Product p = random_product(between(1, many ? 40 : 12), between(1, many ? 150 : 40),
-                                   between(1, i % 3 ? 90 : 700));
+        const Size size = i < 150 ? ALIKE : (Size)(i % SIZES);
+        Product p = random_product(between(1, many ? 40 : size ? 6 : 12), between(1, many ? 150 : 40),
+                                   between(1, i % 3 ? 90 : 700), size);
         run(&p);
         check_bound(&p);
         check_same(p, kernels, 1 + i % 4);
@@ -149,7 +167,7 @@ static void *run_often(void *context) {
  * others work alone. */
 void check_threads(void) {
     for (int i = 0; i < 2; i++) {
-        Product product = random_product(i ? 16 : 4, i ? 200 : 800, 2100);
+        Product product = random_product(i ? 16 : 4, i ? 200 : 800, 2100, ALIKE);
         pthread_t threads[3];
         void *same;
         run(&product);
