@@ -89,8 +89,8 @@ def test_what_is_solved_is_written_as_it_is(
     tensors = solved(method, rank)
     plan = make_plan(tmp_path, len(tensors[WEIGHT].planes), rank)
 
-    def solve(plan: Plan, folder: Any, tell: Any) -> tuple[Plan, Solution]:
-        solution = Solution(folder.path / "distilled")
+    def solve(plan: Plan, folder: Path, tell: Any) -> tuple[Plan, Solution]:
+        solution = Solution(folder / "distilled")
         solution.add("all", tensors)
         return plan, solution
 
