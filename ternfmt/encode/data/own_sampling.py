@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .calls import output_of
-from .recorder import TrajectoryError
+from .recorder import TIME, TrajectoryError
 from .shards import Row
 from .trajectories import Trajectories, call_of, noisy, stack
 
@@ -60,6 +60,7 @@ class OwnSampling:
 
     def __init__(self, recorded: Trajectories) -> None:
         self._seed, self._stream = recorded.seed, recorded.stream
+        self._scale = recorded.samples[0][0].scale
         groups: dict[str, list[Sample]] = {}
         for sample in recorded.samples:
             if any(row.alike != sample[0].alike for row in sample):
@@ -122,6 +123,15 @@ class OwnSampling:
         """What the sampler goes by, ``[B, ...]``, of a call's answers ``[R B, ...]``."""
         parts = answers.chunk(len(self.mix))
         return torch.stack([factor * part for factor, part in zip(self.mix, parts, strict=True)]).sum(0)
+
+    def by_level(self, answers: Tensor, call: dict[str, Any]) -> Tensor:
+        """A call's answers ``[R B, ...]`` times the root of its noise levels, so that their squares weigh as these.
+
+        Near the picture answers are hard to hit, and hardly matter any more; unweighted, errors there are half of all.
+        """
+        factor, offset = self._scale
+        levels = ((call[TIME] - offset) / factor).to(answers)
+        return answers * levels.sqrt().view(-1, *[1] * (answers.ndim - 1))
 
     def _begin(self, number: int, size: int, what: int = 0) -> tuple[np.random.Generator, list[Sample]]:
         rng = np.random.default_rng([self._seed, self._stream, number, size, what])

@@ -39,13 +39,13 @@ PLAIN_SHARE = 0.125
 """Of the answers' own errors in `guided_loss`: it keeps them from growing where they cancel."""
 
 
-def guided_loss(student: Any, teacher: Any, calls: OwnSampling) -> Tensor:
+def guided_loss(student: Any, teacher: Any, calls: OwnSampling, call: dict[str, Any]) -> Tensor:
     """Mean squared error of what sampling goes by, and a share of that of the answers which it is made of.
 
     The first is divided by the squares of the numbers that answers are multiplied with: where errors of answers have
-    nothing in common, it is what `output_loss` is.
+    nothing in common, it is what `output_loss` is. Both are weighted by the noise level (`OwnSampling.by_level`).
     """
-    ours, theirs = output_of(student).float(), output_of(teacher).float()
+    ours, theirs = (calls.by_level(output_of(answers).float(), call) for answers in (student, teacher))
     of_guided = nn.functional.mse_loss(calls.mixed(ours), calls.mixed(theirs))
     return of_guided / sum(x * x for x in calls.mix) + PLAIN_SHARE * nn.functional.mse_loss(ours, theirs)
 

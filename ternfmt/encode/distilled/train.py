@@ -100,13 +100,13 @@ class Trainer:
         self.seconds += time.perf_counter() - began
         return total
 
-    def loss(self, call: Mapping[str, Any]) -> Tensor:
+    def loss(self, call: dict[str, Any]) -> Tensor:
         """The loss of one call."""
         with torch.no_grad():
             theirs = self._teacher(**to_device(dict(call), self._loaded.device, self._loaded.dtype))
         ours = self._run(call)
         if isinstance(self._calls, OwnSampling):
-            loss = guided_loss(ours, theirs, self._calls)
+            loss = guided_loss(ours, theirs, self._calls, call)
         else:
             loss = output_loss(ours, theirs)
         if self._features is not None:
@@ -118,7 +118,7 @@ class Trainer:
     def validate(self, held_out: Calls) -> float:
         """Energy of the outputs' error over the teacher's, on held-out calls, the same each time.
 
-        With `OwnSampling` outputs are what guidance makes of them.
+        With `OwnSampling` outputs are what guidance makes of them, weighted by the noise level.
         """
         energy = torch.zeros(2, dtype=torch.float64, device=self._loaded.device)
         for number in range(self.ranks.rank, self.settings.validation_calls, self.ranks.size):
@@ -126,7 +126,7 @@ class Trainer:
             theirs = output_of(self._teacher(**to_device(call, self._loaded.device, self._loaded.dtype))).double()
             ours = output_of(self._run(call)).double()
             if isinstance(held_out, OwnSampling):
-                theirs, ours = held_out.mixed(theirs), held_out.mixed(ours)
+                theirs, ours = (held_out.mixed(held_out.by_level(a, call)) for a in (theirs, ours))
             energy += torch.stack([(ours - theirs).square().sum(), theirs.square().sum()])
         if self._features is not None:
             for features in self._features:

@@ -80,6 +80,17 @@ def test_a_call_asks_all_that_a_step_asks(kind, tmp_path):
     torch.testing.assert_close(calls.mixed(answers), expected)
 
 
+@pytest.mark.parametrize("kind", MIX)
+def test_squares_of_answers_weigh_as_the_noise_levels(kind, tmp_path):
+    pipeline = Pipeline(kind)
+    pipeline.scale = 1000.0
+    calls = own_sampling(pipeline, tmp_path)
+    rows = len(calls.mix)
+    call = calls.call(0, 4 * rows)
+    weights = calls.by_level(torch.ones(4 * rows, TOKENS, CHANNELS), call).square()
+    torch.testing.assert_close(weights, (call["timestep"] / 1000).view(-1, 1, 1).expand_as(weights))
+
+
 def test_noise_levels_are_as_dense_as_the_steps(tmp_path):
     pipeline = Pipeline("embedded", shift=3.0)
     calls = own_sampling(pipeline, tmp_path)
