@@ -9,8 +9,8 @@ alone, too). Noise levels are logit-normal (Esser et al. 2024, arXiv:2403.03206)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,8 @@ def record_trajectories(
         for number, path in enumerate(paths):
             if path in missing:
                 chosen = [prompts[n % len(prompts)] for n in range(number * batch, (number + 1) * batch)]
-                try:
+                with _refusals(pipeline, options):
                     made = record(pipeline, component, chosen, options, _seed(seed, number))
-                except (ValueError, TypeError) as error:
-                    if isinstance(error, TrajectoryError):
-                        raise
-                    raise _refused(pipeline, options, error) from error
                 write_shard(path, made, chosen, row_arguments)
             progress(f"pictures of the teacher {(number + 1) * batch} of {runs * batch}", (number + 1) / runs)
 
@@ -97,12 +93,8 @@ def first_call(
     Raises:
         TrajectoryError: as for `recorder.probe`; the prompts are refused by the pipeline.
     """
-    try:
+    with _refusals(pipeline, options):
         return probe(pipeline, component, prompts, options)
-    except (ValueError, TypeError) as error:
-        if isinstance(error, TrajectoryError):
-            raise
-        raise _refused(pipeline, options, error) from error
 
 
 class Trajectories:
@@ -236,11 +228,18 @@ def _on_its_own(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value.clone()
 
 
-def _refused(pipeline: Any, options: Mapping[str, Any], error: Exception) -> TrajectoryError:
-    return TrajectoryError(
-        f"{type(pipeline).__name__} fails with a prompt, or with the options {dict(options)}: {error}: "
-        "a pipeline that does not know every word needs --prompts"
-    )
+@contextmanager
+def _refusals(pipeline: Any, options: Mapping[str, Any]) -> Iterator[None]:
+    """What a pipeline says of its prompts and options, as a TrajectoryError."""
+    try:
+        yield
+    except TrajectoryError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise TrajectoryError(
+            f"{type(pipeline).__name__} fails with a prompt, or with the options {dict(options)}: {error}: "
+            "a pipeline that does not know every word needs --prompts"
+        ) from error
 
 
 def _row_count(value: Any) -> int | None:
