@@ -92,9 +92,9 @@ INLINE void step_a8(__m256i codes, const char *x, size_t stride, size_t rows, __
     }
 }
 
-/* A part of one row of the weight, added to lanes[r] for each row of x. */
-INLINE void part_a8(const uint8_t *codes, size_t bytes, size_t ahead, const char *x, size_t stride, size_t rows,
-                    __m256i lanes[][GROUP]) {
+/* A part of one row of the weight, added to lanes[r] for each row of x, or, of the first part, put there. */
+INLINE void part_a8(const uint8_t *codes, size_t bytes, size_t ahead, bool first, const char *x, size_t stride,
+                    size_t rows, __m256i lanes[][GROUP]) {
     __m256i sums[A8_ROWS];
 #pragma GCC unroll 8
     for (size_t r = 0; r < rows; r++)
@@ -106,12 +106,16 @@ INLINE void part_a8(const uint8_t *codes, size_t bytes, size_t ahead, const char
                 _mm_prefetch((const char *)codes + ahead + i, _MM_HINT_T0);
             step_a8(load(codes + i), x + 4 * i, stride, rows, sums);
         }
-    else
-        for (size_t i = 0; i < bytes; i += 32)
+    else {
+        size_t i = 0;
+        for (; i + 32 <= bytes; i += 32)
+            step_a8(load(codes + i), x + 4 * i, stride, rows, sums);
+        if (i < bytes)
             step_a8(load_part(codes + i, bytes - i), x + 4 * i, stride, rows, sums);
+    }
 #pragma GCC unroll 8
     for (size_t r = 0; r < rows; r++)
-        lanes[r][0] = _mm256_add_epi32(lanes[r][0], wide_sums(sums[r]));
+        lanes[r][0] = first ? wide_sums(sums[r]) : _mm256_add_epi32(lanes[r][0], wide_sums(sums[r]));
 }
 
 /* A step of streams: fields of the codes of two of them share what is loaded of x. */
@@ -194,20 +198,64 @@ INLINE void streams_a8(const uint8_t *codes, size_t row_bytes, size_t count, siz
     }
 }
 
+/* Up to STREAMED_ROWS rows of x, and rows of the weight of one part at most, such as a group of columns. */
+INLINE void short_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const char *x, size_t stride,
+                     size_t rows, int32_t *sums) {
+    __m256i mask = _mm256_set1_epi8(3), flip = _mm256_set1_epi8((char)0xAA);
+    BARRIER(mask); /* else they are made anew for every row */
+    BARRIER(flip);
+    for (size_t first = 0; first < count; first += GROUP) {
+        __m256i lanes[STREAMED_ROWS][GROUP];
+        for (size_t j = 0; j < GROUP; j++) {
+            const uint8_t *row = codes + smaller(first + j, count - 1) * row_bytes;
+            __m256i of_row[STREAMED_ROWS];
+#pragma GCC unroll 4
+            for (size_t r = 0; r < rows; r++)
+                of_row[r] = _mm256_setzero_si256();
+            for (size_t i = 0; i < bytes; i += 32) {
+                const __m256i t = _mm256_xor_si256(load_part(row + i, bytes - i), flip);
+#pragma GCC unroll 4
+                for (int p = 0; p < 4; p++) {
+                    const __m256i of_plane = _mm256_and_si256(p ? _mm256_srli_epi16(t, 2 * p) : t, mask);
+#pragma GCC unroll 4
+                    for (size_t r = 0; r < rows; r++)
+                        of_row[r] = add_products(of_row[r], of_plane, load(x + r * stride + 4 * i + 32 * p));
+                }
+            }
+#pragma GCC unroll 4
+            for (size_t r = 0; r < rows; r++)
+                lanes[r][j] = of_row[r];
+        }
+#pragma GCC unroll 4
+        for (size_t r = 0; r < rows; r++) {
+#pragma GCC unroll 8
+            for (size_t j = 0; j < GROUP; j++)
+                lanes[r][j] = wide_sums(lanes[r][j]);
+            const __m256i eight = _mm256_set_m128i(sums_of_lanes(lanes[r] + 4), sums_of_lanes(lanes[r]));
+            if (first + GROUP <= count)
+                store(sums + r * count + first, eight);
+            else
+                memcpy(sums + r * count + first, &eight, (count - first) * sizeof *sums);
+        }
+    }
+}
+
 /* A group of `count` rows of the weight; past the last, that row again. */
 INLINE void group_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const char *x, size_t stride,
                      size_t rows, int32_t *sums, size_t sums_stride) {
     const size_t part = 32 * A8_PART, ahead = GROUP * row_bytes;
     __m256i lanes[A8_ROWS][GROUP];
-    memset(lanes, 0, rows * sizeof *lanes);
     for (size_t i = 0; i < bytes; i += part)
         for (size_t j = 0; j < GROUP; j++) {
             const uint8_t *row = codes + smaller(j, count - 1) * row_bytes;
-            part_a8(row + i, smaller(part, bytes - i), ahead, x + 4 * i, stride, rows, (void *)&lanes[0][j]);
+            part_a8(row + i, smaller(part, bytes - i), ahead, i == 0, x + 4 * i, stride, rows, (void *)&lanes[0][j]);
         }
     for (size_t r = 0; r < rows; r++) {
-        __m128i eight[2] = {sums_of_lanes(lanes[r]), sums_of_lanes(lanes[r] + 4)};
-        memcpy(sums + r * sums_stride, eight, smaller(GROUP, count) * sizeof *sums);
+        const __m256i eight = _mm256_set_m128i(sums_of_lanes(lanes[r] + 4), sums_of_lanes(lanes[r]));
+        if (count >= GROUP)
+            store(sums + r * sums_stride, eight);
+        else
+            memcpy(sums + r * sums_stride, &eight, count * sizeof *sums);
     }
 }
 
@@ -281,14 +329,25 @@ INLINE void group_a16(const uint8_t *codes, size_t row_bytes, size_t count, size
 #define STREAMED(OF, ROWS)                                                                                             \
     case ROWS: streams_a8(codes, row_bytes, count, bytes, prepared, stride, OF, ROWS, sums); return;
 
+#define SHORT(ROWS)                                                                                                    \
+    case ROWS: short_a8(codes, row_bytes, count, bytes, prepared, stride, ROWS, sums); return;
+
 void avx2_stream_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const void *prepared,
                     size_t stride, size_t rows, void *sums) {
-    switch (rows) {
-        STREAMED(4, 1)
-        STREAMED(2, 2)
-        STREAMED(2, 3)
-        STREAMED(2, 4)
-    }
+    if (bytes > 32 * A8_PART)
+        switch (rows) {
+            STREAMED(4, 1)
+            STREAMED(2, 2)
+            STREAMED(2, 3)
+            STREAMED(2, 4)
+        }
+    else
+        switch (rows) {
+            SHORT(1)
+            SHORT(2)
+            SHORT(3)
+            SHORT(4)
+        }
     for (size_t i = 0; i < count; i += GROUP, codes += GROUP * row_bytes)
         for (size_t parts = ceil_div(rows, A8_ROWS), done = 0, part; parts; parts--, done += part) {
             const char *x = (const char *)prepared + done * stride;

@@ -13,25 +13,24 @@
 
 #include <string.h>
 
-/* Whether the regime of few rows can have the product so; where `split` then refuses a row, it cannot. */
-static inline bool has_digits(const Product *product) {
-    return !product->int8 && product->x.dtype != FLOAT32 && product->weight.groups == 1 &&
-           DIGITS * product->x.rows <= product->kernels->stream_a8.most;
-}
-
-/* How many of k activations may leave a rest. On Zen 3 about k / 50 rests of one row of x, and k / 150 of three, cost
- * as much as the digits save. */
+/* How many of k activations may leave a rest: fewer than cost as much as the digits save. */
 static inline size_t rest_limit(size_t k, size_t rows) { return smaller(k / (64 * rows) + 4, REST_MAX); }
 
-/* rests[i]: the sum of what is left of activations, each times its code in row i of the weight. Four rows at a time, so
- * that additions do not wait for each other; past the last, that row again. */
-static inline void rest_products(const Rest *rest, const uint8_t *codes, size_t row_bytes, size_t count, float *rests) {
+/* rests[i]: the sum of what is left of activations first <= column < end, each times its code in row i of the weight.
+ * Four rows at a time, so that additions do not wait for each other; past the last, that row again. */
+static inline void rest_products(const Rest *rest, size_t first, size_t end, const uint8_t *codes, size_t row_bytes,
+                                 size_t count, float *rests) {
+    size_t from = 0, to = rest->count;
+    while (from < to && rest->columns[from] < first)
+        from++;
+    while (to > from && rest->columns[to - 1] >= end)
+        to--;
     for (size_t i = 0; i < count; i += 4) {
         const uint8_t *rows[4];
         float sums[4] = {0};
         for (size_t r = 0; r < 4; r++)
             rows[r] = codes + smaller(i + r, count - 1) * row_bytes;
-        for (size_t j = 0; j < rest->count; j++) {
+        for (size_t j = from; j < to; j++) {
             const size_t byte = rest->columns[j] / CODES_PER_BYTE, shift = 2 * (rest->columns[j] % CODES_PER_BYTE);
             for (size_t r = 0; r < 4; r++)
                 sums[r] += rest->values[j][rows[r][byte] >> shift & 3];

@@ -6,41 +6,104 @@
 
 #include <string.h>
 
+/* Rows of the weight that take turns at a group of columns: they stay in the first level of the cache meanwhile. */
+#define GROUPED_ROWS 16
+#define LINE 64 /* bytes */
+
 size_t few_scratch(const Plan *plan) {
-    return (2 * FEW_MAX + 2) * plan->outputs * sizeof(float) + end_scratch(plan);
+    const size_t scales = 2 * plan->outputs * plan->product->weight.groups;
+    return (scales + (2 * FEW_MAX + 1) * plan->outputs) * sizeof(float) + end_scratch(plan);
 }
 
-void few_task(void *context, size_t task, int worker) {
-    const Plan *plan = context;
+/* Where a task keeps what it works with. */
+typedef struct {
+    float *scales; /* [groups, outputs] of a plane */
+    float *by_row; /* [outputs, groups]: the same as they lie in the file */
+    float *totals; /* [rows, outputs] */
+    float *rests;  /* [outputs] of a row of x */
+    void *sums;    /* [rows * digits, outputs], four bytes each */
+    void *end;
+} Scratch;
+
+static Scratch scratch_of(const Plan *plan, int worker) {
+    Scratch s = {.scales = (void *)(plan->scratch + (size_t)worker * plan->scratch_bytes)};
+    s.by_row = s.scales + plan->outputs * plan->product->weight.groups;
+    s.totals = s.by_row + plan->outputs * plan->product->weight.groups;
+    s.rests = s.totals + FEW_MAX * plan->outputs;
+    s.sums = s.rests + plan->outputs;
+    s.end = s.rests + (1 + FEW_MAX) * plan->outputs;
+    return s;
+}
+
+/* Scales of `count` rows of the weight, group by group. */
+static void load_by_group(const Plan *plan, int plane, size_t first, size_t count, Scratch s) {
+    const Weight *weight = &plan->product->weight;
+    const size_t groups = weight->groups;
+    const char *at = weight->scales[plane];
+    at += first * groups * dtype_bytes(weight->scale_dtype);
+    plan->product->kernels->widen(at, weight->scale_dtype, 1, count * groups, s.by_row);
+    for (size_t group = 0; group < groups; group++)
+        for (size_t i = 0; i < count; i++)
+            s.scales[group * plan->outputs + i] = s.by_row[i * groups + group];
+}
+
+/* Products of one group of columns with rows start .. start + count of the task, scaled, are added to totals. */
+static void add_group(const Plan *plan, const uint8_t *codes, size_t group, size_t start, size_t count, Scratch s) {
     const Product *product = plan->product;
     const Kernels *kernels = product->kernels;
     const Stream *stream = plan->stream;
     const Weight *weight = &product->weight;
-    const size_t first = task * plan->outputs, count = smaller(plan->outputs, weight->n - first), rows = plan->rows;
-    float *scales = (void *)(plan->scratch + (size_t)worker * plan->scratch_bytes);
-    float *totals = scales + plan->outputs;                    /* [rows, outputs] */
-    float *rests = totals + FEW_MAX * plan->outputs;           /* of a row of x */
-    char *sums = (char *)(rests + plan->outputs);              /* [rows * digits, count], four bytes each */
-    void *after = sums + FEW_MAX * plan->outputs * sizeof(float);
-
-    memset(totals, 0, rows * plan->outputs * sizeof *totals);
-    for (int p = 0; p < weight->planes; p++) {
-        load_scales(plan, p, 0, first, count, scales);
-        const uint8_t *codes = weight->codes[p] + first * weight->row_bytes;
-        stream->multiply(codes, weight->row_bytes, count, ceil_div(weight->k, CODES_PER_BYTE), plan->prepared,
-                         plan->stride, rows * plan->digits, sums);
-        for (size_t r = 0; r < rows; r++) {
-            void *of_row = sums + r * plan->digits * count * sizeof(float);
-            float *to = totals + r * plan->outputs;
-            const float factor = plan->x_scales[r].before;
-            if (plan->rests) {
-                rest_products(&plan->rests[r], codes, weight->row_bytes, count, rests);
-                kernels->scale_digits(of_row, count, count, scales, plan->corrections + r * DIGITS, rests, factor, to);
-            } else if (product->int8)
-                kernels->scale_int8(of_row, count, scales, plan->corrections[r], factor, to);
-            else
-                kernels->scale_float(of_row, count, scales, factor * stream->factor, to);
-        }
+    const size_t first = group * weight->group, columns = smaller(weight->group, weight->k - first);
+    const char *x = plan->prepared + first / WORD_CODES * stream->word_bytes;
+    stream->multiply(codes + first / CODES_PER_BYTE, weight->row_bytes, count, ceil_div(columns, CODES_PER_BYTE), x,
+                     plan->stride, plan->rows * plan->digits, s.sums);
+    const float *scales = s.scales + group * plan->outputs + start;
+    for (size_t r = 0; r < plan->rows; r++) {
+        void *of_row = (char *)s.sums + r * plan->digits * count * sizeof(float);
+        const int32_t *corrections = plan->corrections + r * plan->digits * weight->groups + group;
+        float *to = s.totals + r * plan->outputs + start;
+        const float factor = plan->x_scales[r].before;
+        if (plan->rests) {
+            const int32_t of_digits[DIGITS] = {corrections[0], corrections[weight->groups],
+                                               corrections[2 * weight->groups]};
+            rest_products(&plan->rests[r], first, first + columns, codes, weight->row_bytes, count, s.rests);
+            kernels->scale_digits(of_row, count, count, scales, of_digits, s.rests, factor, to);
+        } else if (product->int8)
+            kernels->scale_int8(of_row, count, scales, *corrections, factor, to);
+        else
+            kernels->scale_float(of_row, count, scales, factor * stream->factor, to);
     }
-    end_rows(plan, totals, plan->outputs, first, count, after);
+}
+
+/* Asks for part `part` of `parts` of bytes that are read soon; the processor does not foresee pieces of several rows. */
+static void prefetch_part(const uint8_t *bytes, size_t count, size_t part, size_t parts) {
+    for (size_t i = round_up(count * part / parts, LINE); i < count * (part + 1) / parts; i += LINE)
+        __builtin_prefetch(bytes + i);
+}
+
+/* Rows start .. start + count of the task; rows from there to `end` are next. */
+static void add_rows(const Plan *plan, const uint8_t *codes, size_t start, size_t count, size_t end, Scratch s) {
+    const Weight *weight = &plan->product->weight;
+    const size_t next = smaller(count, end - start - count) * weight->row_bytes;
+    for (size_t group = 0; group < weight->groups; group++) {
+        prefetch_part(codes + count * weight->row_bytes, next, group, weight->groups);
+        add_group(plan, codes, group, start, count, s);
+    }
+}
+
+void few_task(void *context, size_t task, int worker) {
+    const Plan *plan = context;
+    const Weight *weight = &plan->product->weight;
+    const size_t first = task * plan->outputs, count = smaller(plan->outputs, weight->n - first);
+    const size_t most = weight->groups == 1 ? count : GROUPED_ROWS;
+    Scratch s = scratch_of(plan, worker);
+
+    memset(s.totals, 0, plan->rows * plan->outputs * sizeof *s.totals);
+    for (int p = 0; p < weight->planes; p++) {
+        load_by_group(plan, p, first, count, s);
+        const uint8_t *codes = weight->codes[p] + first * weight->row_bytes;
+        for (size_t start = 0; start < count; start += most)
+            add_rows(plan, codes + start * weight->row_bytes, start, smaller(most, count - start), count, s);
+    }
+    end_rows(plan, s.totals, plan->outputs, first, count, s.end);
 }

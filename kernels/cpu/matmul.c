@@ -167,6 +167,21 @@ static bool allocate(Plan *plan, size_t workers, size_t padded, void **memory) {
     return true;
 }
 
+/* Whether so many rows go the way of few. With groups of columns that is faster for a few of them at most, and kernels
+ * begin where a group does only if it is whole vectors. */
+static bool few_fit(const Product *product, const Stream *stream, size_t rows) {
+    const size_t vector = product->kernels->words_multiple * WORD_CODES;
+    if (product->weight.groups == 1)
+        return rows <= stream->most;
+    return rows <= ceil_div(stream->most, 4) && product->weight.group % vector == 0;
+}
+
+/* Whether the product may go by digits; where `split` then refuses a row, it cannot. */
+static bool has_digits(const Product *product) {
+    return !product->int8 && product->x.dtype != FLOAT32 &&
+           few_fit(product, &product->kernels->stream_a8, DIGITS * product->x.rows);
+}
+
 /* `digits`: by those of x, as a8; *refused says that nothing was done, because a row has none. */
 static bool multiply_by(const Product *product, bool digits, bool *refused) {
     const Kernels *kernels = product->kernels;
@@ -174,7 +189,7 @@ static bool multiply_by(const Product *product, bool digits, bool *refused) {
     const Stream *stream = product->int8 || digits ? &kernels->stream_a8 : &kernels->stream_a16;
     const Tiles *tiles = product->int8 ? &kernels->tiles_a8 : &kernels->tiles_a16;
     const size_t m = product->x.rows;
-    const bool few = digits || (m <= stream->most && weight->groups == 1);
+    const bool few = digits || few_fit(product, stream, m);
     Plan plan = {.product = product, .words = ceil_div(weight->k, WORD_CODES), .digits = digits ? DIGITS : 1};
     const size_t padded = round_up(plan.words, kernels->words_multiple);
     if (few)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Peer:
     Attributes:
         name: as in the tables.
         what: it is, in a line.
-        ours: it reads the packed bytes.
+        ours: it is one of our two modes, which every run times.
         x_dtype: of the activations that it is given.
         weight_bits: that it reads for each weight.
         copies: makes that many products of a weight.
@@ -44,12 +45,19 @@ class Peer:
     unavailable: Callable[[], str | None] = lambda: None
 
 
-def _packed(weight: Weight, count: int, *, int8: bool) -> Copies:
-    return [_one_packed(weight.codes.clone(), weight.scale, weight.k, int8) for _ in range(count)]
+GROUP_SIZE = 128
+"""Columns of the groups that ours is timed with beside one scale a row."""
 
 
-def _one_packed(codes: Tensor, scale: Tensor, k: int, int8: bool) -> Product:
-    return lambda x: linear(x, [codes], [scale], k, None, None, None, None, int8)
+def _packed(weight: Weight, count: int, *, int8: bool, group_size: int | None = None) -> Copies:
+    scale = weight.scale
+    if group_size is not None:
+        scale = scale[:, None].repeat(1, math.ceil(weight.k / group_size))
+    return [_one_packed(weight.codes.clone(), scale, weight.k, group_size, int8) for _ in range(count)]
+
+
+def _one_packed(codes: Tensor, scale: Tensor, k: int, group_size: int | None, int8: bool) -> Product:
+    return lambda x: linear(x, [codes], [scale], k, group_size, None, None, None, int8)
 
 
 def _dense(weight: Weight, count: int, *, dtype: torch.dtype) -> Copies:
@@ -127,9 +135,12 @@ def peers(ggml: Path | None = None) -> list[Peer]:
         ggml: the folder of libggml-base and libggml-cpu, if there is one.
     """
     bf16, f32 = torch.bfloat16, torch.float32
+    grouped = partial(partial, _packed, group_size=GROUP_SIZE)
     found = [
         Peer("a8", "ours, activations int8 per token", True, bf16, 2, partial(_packed, int8=True)),
         Peer("a16", "ours, activations as they are", True, bf16, 2, partial(_packed, int8=False)),
+        Peer(f"a8 g{GROUP_SIZE}", "a8 with a scale for so many columns", False, bf16, 2, grouped(int8=True)),
+        Peer(f"a16 g{GROUP_SIZE}", "a16 with a scale for so many columns", False, bf16, 2, grouped(int8=False)),
         Peer("bf16", "torch linear, dense", False, bf16, 16, partial(_dense, dtype=bf16)),
         Peer("fp32", "torch linear, dense", False, f32, 32, partial(_dense, dtype=f32)),
         _torch_peer("dynamic int8", "torch's quantised dynamic Linear; activations 8 bits a tensor", f32, _dynamic),

@@ -36,18 +36,27 @@ def product(x: Tensor, codes: np.ndarray) -> Tensor:
     n=st.integers(1, 40),
     k=st.integers(1, 700),
     planes=st.integers(1, 2),
+    group_size=st.sampled_from([None, 128, 256]),
     spread=st.sampled_from([0, 4, 12, 30]),
     small=st.integers(0, 5 * REST_FEWEST),
     dtype=st.sampled_from([torch.bfloat16, torch.float16]),
 )
 def test_within_the_bound_whatever_the_sizes_of_activations(
-    seed: int, m: int, n: int, k: int, planes: int, spread: int, small: int, dtype: torch.dtype
+    seed: int,
+    m: int,
+    n: int,
+    k: int,
+    planes: int,
+    group_size: int | None,
+    spread: int,
+    small: int,
+    dtype: torch.dtype,
 ) -> None:
     """Magnitudes up to 2^-spread apart, and some that are smaller still: as many as fit a rest, and more."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((m, k)) * 2.0 ** -rng.integers(0, spread + 1, (m, k))
     x[:, rng.integers(0, k, small)] *= 2.0**-12
-    check_linear(make_weight(rng, n, k, planes), torch.from_numpy(x).to(dtype), int8=False)
+    check_linear(make_weight(rng, n, k, planes, group_size), torch.from_numpy(x).to(dtype), int8=False)
 
 
 @pytest.mark.parametrize("small", [1, REST_FEWEST, REST_FEWEST + 1])
