@@ -100,7 +100,7 @@ def _copy_other_files(source: Path, destination: Path) -> None:
     def skip(folder: str, names: list[str]) -> list[str]:
         return [name for name in names if name.endswith(WEIGHT_SUFFIXES) or name in (".git", ".cache", "__pycache__")]
 
-    shutil.copytree(source, destination, ignore=skip, dirs_exist_ok=True)
+    shutil.copytree(source, destination, ignore=skip, ignore_dangling_symlinks=True, dirs_exist_ok=True)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -133,9 +133,11 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run or args.plan:
         return _only_plan(args, plan)
     if plan.calibration is not None and int(os.environ.get("RANK", "0")) > 0:  # torchrun's other processes
-        from ..encode.solve import take_part
+        destination = Path(args.destination).absolute()
+        with _stoppable(destination, "the same command with --resume goes on"):
+            from ..encode.solve import take_part
 
-        take_part(plan, Path(args.destination).absolute())
+            take_part(plan, destination)
         return 0
     if not args.json:
         print_planned(plan, args.source, listing=False)

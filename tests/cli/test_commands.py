@@ -169,6 +169,14 @@ def test_canonicalize_keeps_ancillary_keys(run: Run, tmp_path: Path) -> None:
         assert model.document.ancillary["x-note"] == {"n": [1, "two"]}
 
 
+def test_a_folder_with_a_link_to_nowhere_is_canonicalized_without_it(run: Run, sharded: Path, tmp_path: Path) -> None:
+    run("convert", sharded, tmp_path / "ternary")
+    (tmp_path / "ternary" / "notes.txt").symlink_to(tmp_path / "gone")
+    assert run("canonicalize", tmp_path / "ternary", tmp_path / "b").code == 0
+    assert (tmp_path / "b" / "config.json").is_file()
+    assert not (tmp_path / "b" / "notes.txt").is_symlink()
+
+
 def test_a_stripped_file_names_the_repair_and_the_repair_works(
     run: Run, ternary: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
