@@ -1,5 +1,6 @@
 /* Few rows of x: each row of the weight is read once, from memory, and multiplied with all of them as it comes. What
- * binds is the memory, so the codes are read as one sequential stream a thread and nothing of them is written.
+ * binds is the memory, so the codes are read as one sequential stream a thread and nothing of them is written. Groups of
+ * columns are products of their own: some rows of the weight at a time take turns at each, and what is next is asked for.
  */
 #include "digits.h"
 #include "plan.h"
