@@ -107,7 +107,7 @@ def test_every_peer_multiplies(peer: cpu_peers.Peer, rows: int) -> None:
 
 def test_an_unknown_peer_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cpu", "--only", "gemlite"]) == 2
-    assert "--only: expected some of a8, a16, bf16" in capsys.readouterr().err
+    assert "--only: expected some of a8, a16, a8 g128, a16 g128, bf16" in capsys.readouterr().err
 
 
 def test_a_missing_peer_is_named(tmp_path: Path) -> None:
