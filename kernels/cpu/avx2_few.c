@@ -198,7 +198,7 @@ INLINE void streams_a8(const uint8_t *codes, size_t row_bytes, size_t count, siz
     }
 }
 
-/* Up to STREAMED_ROWS rows of x, and rows of the weight of one part at most, such as a group of columns. */
+/* Up to STREAMED_ROWS rows of x, and of rows of the weight one part at most, such as a group of columns. */
 INLINE void short_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const char *x, size_t stride,
                      size_t rows, int32_t *sums) {
     __m256i mask = _mm256_set1_epi8(3), flip = _mm256_set1_epi8((char)0xAA);
@@ -334,20 +334,19 @@ INLINE void group_a16(const uint8_t *codes, size_t row_bytes, size_t count, size
 
 void avx2_stream_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const void *prepared,
                     size_t stride, size_t rows, void *sums) {
-    if (bytes > 32 * A8_PART)
-        switch (rows) {
-            STREAMED(4, 1)
-            STREAMED(2, 2)
-            STREAMED(2, 3)
-            STREAMED(2, 4)
-        }
-    else
+    if (bytes <= 32 * A8_PART && 2 * bytes <= row_bytes) /* whole rows are read as streams, however short they are */
         switch (rows) {
             SHORT(1)
             SHORT(2)
             SHORT(3)
             SHORT(4)
         }
+    switch (rows) {
+        STREAMED(4, 1)
+        STREAMED(2, 2)
+        STREAMED(2, 3)
+        STREAMED(2, 4)
+    }
     for (size_t i = 0; i < count; i += GROUP, codes += GROUP * row_bytes)
         for (size_t parts = ceil_div(rows, A8_ROWS), done = 0, part; parts; parts--, done += part) {
             const char *x = (const char *)prepared + done * stride;

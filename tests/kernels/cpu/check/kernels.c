@@ -313,7 +313,8 @@ static void check_sums(const Activations *a, bool int8, int offset, float factor
 }
 
 static void check_stream(const Stream *stream, bool int8, Kind kind, size_t rows, size_t count, size_t k) {
-    const size_t bytes = ceil_div(k, CODES_PER_BYTE), row_bytes = bytes + between(0, 5) % 3;
+    const size_t bytes = ceil_div(k, CODES_PER_BYTE), piece = k < K_LIMIT / 2 && between(0, 3) == 0 ? 2 * bytes : 0;
+    const size_t row_bytes = bytes + piece + between(0, 5) % 3; /* rows, or pieces of them */
     begin_case("%s of few, %zu x %zu x %zu, row of codes %zu bytes, activations %d", int8 ? "a8" : "a16", rows, count,
                k, row_bytes, kind);
     Activations a = prepare(int8, kind, rows, k, stream->word_bytes, stream->prepare);
