@@ -92,9 +92,9 @@ INLINE void step_a8(__m256i codes, const char *x, size_t stride, size_t rows, __
     }
 }
 
-/* A part of one row of the weight, added to lanes[r] for each row of x, or, of the first part, put there. */
-INLINE void part_a8(const uint8_t *codes, size_t bytes, size_t ahead, bool first, const char *x, size_t stride,
-                    size_t rows, __m256i lanes[][GROUP]) {
+/* A part of one row of the weight, added to lanes[r] for each row of x. */
+INLINE void part_a8(const uint8_t *codes, size_t bytes, size_t ahead, const char *x, size_t stride, size_t rows,
+                    __m256i lanes[][GROUP]) {
     __m256i sums[A8_ROWS];
 #pragma GCC unroll 8
     for (size_t r = 0; r < rows; r++)
@@ -106,16 +106,12 @@ INLINE void part_a8(const uint8_t *codes, size_t bytes, size_t ahead, bool first
                 _mm_prefetch((const char *)codes + ahead + i, _MM_HINT_T0);
             step_a8(load(codes + i), x + 4 * i, stride, rows, sums);
         }
-    else {
-        size_t i = 0;
-        for (; i + 32 <= bytes; i += 32)
-            step_a8(load(codes + i), x + 4 * i, stride, rows, sums);
-        if (i < bytes)
+    else
+        for (size_t i = 0; i < bytes; i += 32)
             step_a8(load_part(codes + i, bytes - i), x + 4 * i, stride, rows, sums);
-    }
 #pragma GCC unroll 8
     for (size_t r = 0; r < rows; r++)
-        lanes[r][0] = first ? wide_sums(sums[r]) : _mm256_add_epi32(lanes[r][0], wide_sums(sums[r]));
+        lanes[r][0] = _mm256_add_epi32(lanes[r][0], wide_sums(sums[r]));
 }
 
 /* A step of streams: fields of the codes of two of them share what is loaded of x. */
@@ -245,17 +241,15 @@ INLINE void group_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_
                      size_t rows, int32_t *sums, size_t sums_stride) {
     const size_t part = 32 * A8_PART, ahead = GROUP * row_bytes;
     __m256i lanes[A8_ROWS][GROUP];
+    memset(lanes, 0, rows * sizeof *lanes);
     for (size_t i = 0; i < bytes; i += part)
         for (size_t j = 0; j < GROUP; j++) {
             const uint8_t *row = codes + smaller(j, count - 1) * row_bytes;
-            part_a8(row + i, smaller(part, bytes - i), ahead, i == 0, x + 4 * i, stride, rows, (void *)&lanes[0][j]);
+            part_a8(row + i, smaller(part, bytes - i), ahead, x + 4 * i, stride, rows, (void *)&lanes[0][j]);
         }
     for (size_t r = 0; r < rows; r++) {
-        const __m256i eight = _mm256_set_m128i(sums_of_lanes(lanes[r] + 4), sums_of_lanes(lanes[r]));
-        if (count >= GROUP)
-            store(sums + r * sums_stride, eight);
-        else
-            memcpy(sums + r * sums_stride, &eight, count * sizeof *sums);
+        __m128i eight[2] = {sums_of_lanes(lanes[r]), sums_of_lanes(lanes[r] + 4)};
+        memcpy(sums + r * sums_stride, eight, smaller(GROUP, count) * sizeof *sums);
     }
 }
 

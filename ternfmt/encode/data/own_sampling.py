@@ -127,7 +127,7 @@ class OwnSampling:
     def by_level(self, answers: Tensor, call: dict[str, Any]) -> Tensor:
         """A call's answers ``[R B, ...]`` times the root of its noise levels, so that their squares weigh as these.
 
-        Near the picture answers are hard to hit, and hardly matter any more; unweighted, errors there are half of all.
+        Near the picture answers are hard to hit, and hardly matter any more.
         """
         factor, offset = self._scale
         levels = ((call[TIME] - offset) / factor).to(answers)
