@@ -18,7 +18,7 @@ from sample_flux.compare import Comparison, compare, judge_pictures, picture_dis
 from sample_flux.draw import draw, load_pipeline
 from sample_flux.pipeline import SampleFluxPipeline
 from sample_flux.progress import progress
-from sample_flux.prompts import CATEGORIES, calibration_prompts
+from sample_flux.prompts import CATEGORIES, SHARES, calibration_prompts
 
 GUIDANCE = inspect.signature(SampleFluxPipeline.__call__).parameters["guidance_scale"].default
 
@@ -71,8 +71,8 @@ def draw_to_file(arguments: argparse.Namespace) -> int:
 
 
 def print_prompts(arguments: argparse.Namespace) -> int:
-    """Print training sentences, as many of each category, for `ternfmt convert --prompts`."""
-    for prompt in calibration_prompts(more_pairs=arguments.more_pairs):
+    """Print training sentences for `ternfmt convert --prompts`."""
+    for prompt in calibration_prompts(arguments.shares):
         print(prompt.text)
     return 0
 
@@ -99,7 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.set_defaults(run=draw_to_file)
 
     command = commands.add_parser("prompts", help="print training sentences, for ternfmt convert --prompts")
-    command.add_argument("--more-pairs", action="store_true", help="more of two objects and numbers, which suffer most")
+    command.add_argument(
+        "--shares",
+        choices=SHARES,
+        default=SHARES[0],
+        help="of each category: as many; more of two objects and numbers; more of what ternary weights lose most of",
+    )
     command.set_defaults(run=print_prompts, pairs=len(CATEGORIES), threads=torch.get_num_threads())
 
     arguments = parser.parse_args(argv)

@@ -19,6 +19,7 @@ RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = ("two", "three", "four")
 CATEGORIES = ("single", "two objects", "counting", "colours", "position", "attribution")
 SPLITS = ("train", "validation", "evaluation")
+SHARES = ("even", "more-pairs", "as-lost")  # of `calibration_prompts`
 
 # The smallest categories have 4 and 16 sentences and need all of them; their seeds are held out.
 SHARED = ("single", "colours")
@@ -101,17 +102,28 @@ def placed_pairs() -> tuple[Prompt, ...]:
     return tuple(_prompt("position", *pair.wanted, relation=r) for r, pair in itertools.product(RELATIONS, halves))
 
 
-def calibration_prompts(*, more_pairs: bool = False) -> list[Prompt]:
-    """Sentences of the training split, every category's repeated to about the same number, and taken in turns.
+def calibration_prompts(shares: str = "even") -> list[Prompt]:
+    """Sentences of the training split, taken in turns from several lists, which are repeated as often as needed.
 
     Args:
-        more_pairs: as many more of the two categories that suffer most, and of `placed_pairs`.
+        shares: one of `SHARES`. "even" is every category once; "more-pairs" adds two categories once more, and
+            `placed_pairs`; "as-lost" has the categories twice of which ternary weights lose most.
     """
-    of = {**split("train")}
-    of["two objects"] += half_coloured_pairs()
-    turns = [of[name] for name in CATEGORIES]
-    if more_pairs:
-        turns += [of["two objects"], of["counting"], placed_pairs()]
+    if shares not in SHARES:
+        raise ValueError(f"no shares {shares!r}: choose from {', '.join(SHARES)}")
+    of = split("train")
+    two_objects = of["two objects"] + half_coloured_pairs()
+    even = [two_objects if name == "two objects" else of[name] for name in CATEGORIES]
+    turns = {
+        "even": even,
+        "more-pairs": [*even, two_objects, of["counting"], placed_pairs()],
+        "as-lost": [
+            of["single"] + of["colours"],
+            of["counting"],
+            half_coloured_pairs(),
+            *(of[name] for name in ("two objects", "position", "attribution") * 2),
+        ],
+    }[shares]
     most = max(map(len, turns))
     return [prompts[number % len(prompts)] for number in range(most) for prompts in turns]
 

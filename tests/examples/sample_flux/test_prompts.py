@@ -6,6 +6,7 @@ from sample_flux.cases import make_cases, noise
 from sample_flux.prompts import (
     CATEGORIES,
     SHARED,
+    SHARES,
     SPLITS,
     all_prompts,
     calibration_prompts,
@@ -63,8 +64,8 @@ def test_placed_pairs_are_in_no_split():
     assert texts.isdisjoint(known)
 
 
-@pytest.mark.parametrize("more_pairs", [False, True])
-def test_calibration_sees_no_sentence_that_is_held_out(more_pairs):
+@pytest.mark.parametrize("shares", SHARES)
+def test_calibration_sees_no_sentence_that_is_held_out(shares):
     held_out = {
         prompt.text
         for name in ("validation", "evaluation")
@@ -72,10 +73,22 @@ def test_calibration_sees_no_sentence_that_is_held_out(more_pairs):
         if category not in SHARED
         for prompt in prompts
     }
-    texts = [prompt.text for prompt in calibration_prompts(more_pairs=more_pairs)]
+    texts = [prompt.text for prompt in calibration_prompts(shares)]
     assert held_out.isdisjoint(texts)
     assert all(sum(text == one for text in texts) for one in ("a circle", "a red circle and a square"))
-    assert ("a circle left of a square" in texts) == more_pairs
+    assert ("a circle left of a square" in texts) == (shares == "more-pairs")
+
+
+def test_calibration_by_losses_has_two_objects_without_colours_as_often_as_places():
+    texts = [prompt.text for prompt in calibration_prompts("as-lost")]
+    plain = {prompt.text for prompt in split("train")["two objects"]}
+    places = {prompt.text for prompt in split("train")["position"]}
+    assert sum(text in plain for text in texts) == sum(text in places for text in texts) > len(texts) // 5
+
+
+def test_unknown_shares():
+    with pytest.raises(ValueError, match=r"no shares 'most': choose from even, more-pairs, as-lost"):
+        calibration_prompts("most")
 
 
 def test_unknown_split():
