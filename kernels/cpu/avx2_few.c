@@ -194,28 +194,32 @@ INLINE void streams_a8(const uint8_t *codes, size_t row_bytes, size_t count, siz
     }
 }
 
-/* Up to STREAMED_ROWS rows of x, and of rows of the weight one part at most, such as a group of columns. */
+/* Up to STREAMED_ROWS rows of x, and of rows of the weight a part of whole steps, such as a group of columns. There are
+ * at least GROUP of them; where GROUP does not divide, some are done again. */
 INLINE void short_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const char *x, size_t stride,
                      size_t rows, int32_t *sums) {
     __m256i mask = _mm256_set1_epi8(3), flip = _mm256_set1_epi8((char)0xAA);
     BARRIER(mask); /* else they are made anew for every row */
     BARRIER(flip);
-    for (size_t first = 0; first < count; first += GROUP) {
+    for (size_t i = 0; i < count; i += GROUP) {
+        const size_t first = smaller(i, count - GROUP);
+        const uint8_t *row = codes + first * row_bytes;
         __m256i lanes[STREAMED_ROWS][GROUP];
-        for (size_t j = 0; j < GROUP; j++) {
-            const uint8_t *row = codes + smaller(first + j, count - 1) * row_bytes;
+#pragma GCC unroll 1
+        for (size_t j = 0; j < GROUP; j++, row += row_bytes) {
             __m256i of_row[STREAMED_ROWS];
 #pragma GCC unroll 4
             for (size_t r = 0; r < rows; r++)
                 of_row[r] = _mm256_setzero_si256();
-            for (size_t i = 0; i < bytes; i += 32) {
-                const __m256i t = _mm256_xor_si256(load_part(row + i, bytes - i), flip);
+#pragma GCC unroll 1
+            for (size_t at = 0; at < bytes; at += 32) {
+                const __m256i t = _mm256_xor_si256(load(row + at), flip);
 #pragma GCC unroll 4
                 for (int p = 0; p < 4; p++) {
                     const __m256i of_plane = _mm256_and_si256(p ? _mm256_srli_epi16(t, 2 * p) : t, mask);
 #pragma GCC unroll 4
                     for (size_t r = 0; r < rows; r++)
-                        of_row[r] = add_products(of_row[r], of_plane, load(x + r * stride + 4 * i + 32 * p));
+                        of_row[r] = add_products(of_row[r], of_plane, load(x + r * stride + 4 * at + 32 * p));
                 }
             }
 #pragma GCC unroll 4
@@ -227,11 +231,8 @@ INLINE void short_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_
 #pragma GCC unroll 8
             for (size_t j = 0; j < GROUP; j++)
                 lanes[r][j] = wide_sums(lanes[r][j]);
-            const __m256i eight = _mm256_set_m128i(sums_of_lanes(lanes[r] + 4), sums_of_lanes(lanes[r]));
-            if (first + GROUP <= count)
-                store(sums + r * count + first, eight);
-            else
-                memcpy(sums + r * count + first, &eight, (count - first) * sizeof *sums);
+            store(sums + r * count + first,
+                  _mm256_set_m128i(sums_of_lanes(lanes[r] + 4), sums_of_lanes(lanes[r])));
         }
     }
 }
@@ -328,7 +329,8 @@ INLINE void group_a16(const uint8_t *codes, size_t row_bytes, size_t count, size
 
 void avx2_stream_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const void *prepared,
                     size_t stride, size_t rows, void *sums) {
-    if (bytes <= 32 * A8_PART && 2 * bytes <= row_bytes) /* whole rows are read as streams, however short they are */
+    /* Whole rows are read as streams, however short they are. */
+    if (bytes <= 32 * A8_PART && bytes % 32 == 0 && 2 * bytes <= row_bytes && count >= GROUP)
         switch (rows) {
             SHORT(1)
             SHORT(2)

@@ -48,8 +48,19 @@ static int32_t sum_of(const float *x, size_t count) {
     return sum;
 }
 
-/* One row of numbers, zeros past k, as row `row` of what is multiplied; `correction` of each group for whole numbers. */
-static void prepare_row(const Plan *plan, float *x, size_t row, bool whole) {
+/* Columns that kernels take together. */
+static size_t vector_of(const Product *product) { return product->kernels->words_multiple * WORD_CODES; }
+
+/* Words of the vectors that hold a group of columns, wherever it begins. */
+static size_t window_of(const Product *product) {
+    const size_t group = product->weight.group, vector = vector_of(product);
+    const size_t across = group % vector && vector % group; /* some groups begin in one and end in the next */
+    return (ceil_div(group, vector) + (across != 0)) * product->kernels->words_multiple;
+}
+
+/* One row of numbers, zeros past k, as row `row` of what is multiplied; `correction` of each group for whole numbers.
+ * Groups have a window each, zeros where others are, so that a kernel may begin and end with whole vectors. */
+static void prepare_row(const Plan *plan, float *x, size_t row, bool whole, float *window) {
     const Kernels *kernels = plan->product->kernels;
     const Weight *weight = &plan->product->weight;
     const size_t padded = round_up(plan->words, kernels->words_multiple);
@@ -60,7 +71,18 @@ static void prepare_row(const Plan *plan, float *x, size_t row, bool whole) {
         uint32_t sum = offset ? (uint32_t)sum_of(x + start, count) : 0;
         plan->corrections[row * weight->groups + g] = (int32_t)((uint32_t)offset * sum);
     }
-    (plan->stream ? plan->stream->prepare : plan->tiles->prepare)(x, padded, plan->prepared + row * plan->stride);
+    char *to = plan->prepared + row * plan->stride;
+    if (!plan->window) {
+        (plan->stream ? plan->stream->prepare : plan->tiles->prepare)(x, padded, to);
+        return;
+    }
+    for (size_t first = 0; first < weight->k; first += weight->group) {
+        memset(window, 0, plan->window * WORD_CODES * sizeof *window);
+        memcpy(window + first % vector_of(plan->product), x + first,
+               smaller(weight->group, weight->k - first) * sizeof *window);
+        plan->stream->prepare(window, plan->window, to);
+        to += plan->window * plan->stream->word_bytes;
+    }
 }
 
 /* Below 1 a scale is at least 2^-107 (S-12.4), or 0. */
@@ -75,27 +97,30 @@ static Scale parts_of(float scale) {
     return (Scale){power, scale / power};
 }
 
+/* Rows of numbers that one of x takes while it is prepared: itself, and its digits. */
+static size_t lines_of(const Plan *plan) { return plan->digits > 1 ? 1 + DIGITS : 1; }
+
 static void prepare_task(void *context, size_t row, int worker) {
     Plan *plan = context;
     const Product *product = plan->product;
     const Kernels *kernels = product->kernels;
     const size_t k = product->weight.k, line = round_up(plan->words, kernels->words_multiple) * WORD_CODES;
     float *x = (void *)(plan->scratch + (size_t)worker * plan->scratch_bytes);
+    float *const digits[DIGITS] = {x + line, x + 2 * line, x + 3 * line}, *window = x + lines_of(plan) * line;
     kernels->widen(row_of(&product->x, plan->first + row), product->x.dtype, product->x.column_stride, k, x);
     if (!plan->rests) {
         const float factor = plan->stream ? plan->stream->factor : plan->tiles->factor;
         plan->x_scales[row] = parts_of(product->int8 ? kernels->quantise(x, k) : kernels->shrink(x, k, factor));
-        prepare_row(plan, x, row, product->int8);
+        prepare_row(plan, x, row, product->int8, window);
         return;
     }
-    float *const digits[DIGITS] = {x + line, x + 2 * line, x + 3 * line};
     const float unit = kernels->split(x, k, rest_limit(k, plan->rows), digits, &plan->rests[row]);
     plan->x_scales[row] = parts_of(unit);
     if (unit == 0)
         atomic_store_explicit(&plan->refused, true, memory_order_relaxed);
     else
         for (size_t d = 0; d < DIGITS; d++)
-            prepare_row(plan, digits[d], row * DIGITS + d, true);
+            prepare_row(plan, digits[d], row * DIGITS + d, true, window);
 }
 
 void load_scales(const Plan *plan, int plane, size_t group, size_t first, size_t count, float *scales) {
@@ -153,7 +178,7 @@ static bool allocate(Plan *plan, size_t workers, size_t padded, void **memory) {
     const bool whole = plan->product->int8 || digits;
     const size_t corrections = whole ? round_up(rows * groups * sizeof(int32_t), ALIGNMENT) : 0;
     const size_t rests = digits ? round_up(plan->rows * sizeof(Rest), ALIGNMENT) : 0;
-    const size_t line = padded * WORD_CODES * sizeof(float) * (digits ? 1 + DIGITS : 1);
+    const size_t line = (padded * lines_of(plan) + plan->window) * WORD_CODES * sizeof(float);
     size_t scratch = plan->stream ? few_scratch(plan) : many_scratch(plan);
     plan->scratch_bytes = round_up(scratch > line ? scratch : line, ALIGNMENT) + ALIGNMENT;
     *memory = malloc(prepared + scales + corrections + rests + workers * plan->scratch_bytes + ALIGNMENT);
@@ -167,13 +192,12 @@ static bool allocate(Plan *plan, size_t workers, size_t padded, void **memory) {
     return true;
 }
 
-/* Whether so many rows go the way of few. With groups of columns that is faster for a few of them at most, and kernels
- * begin where a group does only if it is whole vectors. */
+/* Whether so many rows go the way of few. With groups of columns that is faster for a few of them at most, and where
+ * their windows are no more than twice as much as they are. */
 static bool few_fit(const Product *product, const Stream *stream, size_t rows) {
-    const size_t vector = product->kernels->words_multiple * WORD_CODES;
     if (product->weight.groups == 1)
         return rows <= stream->most;
-    return rows <= ceil_div(stream->most, 4) && product->weight.group % vector == 0;
+    return rows <= ceil_div(stream->most, 4) && window_of(product) * WORD_CODES <= 2 * product->weight.group;
 }
 
 /* Whether the product may go by digits; where `split` then refuses a row, it cannot. */
@@ -196,12 +220,14 @@ static bool multiply_by(const Product *product, bool digits, bool *refused) {
         plan.stream = stream;
     else
         plan.tiles = tiles;
+    plan.window = few && weight->groups > 1 ? window_of(product) : 0;
     plan.rows = digits ? m : smaller(m, few ? FEW_MAX : tiles->block);
     /* The first block has the most rows, and so the most threads. */
     const int preparing = threads_to_prepare(product, plan.rows), multiplying = threads_to_multiply(product, plan.rows);
     plan.outputs = outputs_of(&plan, (size_t)multiplying);
     /* Rows an odd number of lines apart do not compete for the same sets of a cache. */
-    plan.stride = round_up(padded * (few ? stream->word_bytes : tiles->word_bytes), 2 * ALIGNMENT) + ALIGNMENT;
+    const size_t row_words = plan.window ? weight->groups * plan.window : padded;
+    plan.stride = round_up(row_words * (few ? stream->word_bytes : tiles->word_bytes), 2 * ALIGNMENT) + ALIGNMENT;
     void *memory;
     if (!allocate(&plan, (size_t)(preparing > multiplying ? preparing : multiplying), padded, &memory))
         return false;

@@ -36,7 +36,7 @@ def product(x: Tensor, codes: np.ndarray) -> Tensor:
     n=st.integers(1, 40),
     k=st.integers(1, 700),
     planes=st.integers(1, 2),
-    group_size=st.sampled_from([None, 128, 256]),
+    group_size=st.sampled_from([None, 64, 128, 192, 256]),
     spread=st.sampled_from([0, 4, 12, 30]),
     small=st.integers(0, 5 * REST_FEWEST),
     dtype=st.sampled_from([torch.bfloat16, torch.float16]),

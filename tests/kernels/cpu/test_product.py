@@ -42,7 +42,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     n=st.integers(1, 90),
     k=st.one_of(st.integers(1, 300), st.integers(900, 1500)),
     planes=st.integers(1, 4),
-    group_size=st.none() | st.sampled_from([16, 48, 64, 128, 256, 1024]),
+    group_size=st.none() | st.sampled_from([16, 48, 64, 128, 192, 256, 1024]),
     scale_dtype=st.sampled_from(FLOAT_DTYPES),
     x_dtype=st.sampled_from(FLOAT_DTYPES),
     bias=st.booleans(),
@@ -89,7 +89,7 @@ def test_every_number_of_rows(m: int, int8: bool, name: str) -> None:
     n=st.integers(1, 70),
     k=st.integers(1, 700),
     planes=st.integers(1, 3),
-    group_size=st.none() | st.sampled_from([16, 32, 128, 512]),
+    group_size=st.none() | st.sampled_from([16, 32, 64, 128, 512]),
     dtype=st.sampled_from(FLOAT_DTYPES),
 )
 def test_exact_for_integers_and_powers_of_two(
@@ -319,7 +319,7 @@ def test_float16_and_bfloat16_round_to_even(m: int, int8: bool) -> None:
 
 @both_modes
 @pytest.mark.parametrize("m", [1, 8, 30, 400])
-@pytest.mark.parametrize("group_size", [None, 32, 128])
+@pytest.mark.parametrize("group_size", [None, 32, 64, 128])
 def test_threads_do_not_show(m: int, group_size: int | None, int8: bool, threads, name: str) -> None:
     """Products with enough work for several, for several rows at least."""
     rng = np.random.default_rng(0)

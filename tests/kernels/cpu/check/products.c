@@ -51,7 +51,7 @@ static Product random_product(size_t m, size_t n, size_t k, Size size) {
                    (ptrdiff_t)column};
     Weight *w = &p.weight;
     *w = (Weight){.n = n, .k = k, .planes = (int)between(1, 3), .scale_dtype = any_dtype()};
-    w->group = between(0, 1) ? k : smaller(k, between(0, 1) ? 16 * between(1, 9) : 128 * between(1, 3));
+    w->group = between(0, 1) ? k : smaller(k, between(0, 1) ? 16 * between(1, 9) : 64 * between(1, 6));
     w->groups = ceil_div(k, w->group);
     w->row_bytes = ceil_div(k, CODES_PER_BYTE) + between(0, 2);
     for (int plane = 0; plane < w->planes; plane++) {
