@@ -18,17 +18,19 @@ from typing import Any
 from .calibrated.output_error import measure_output_errors
 from .calibrated.settings import CalibratedSettings
 from .calibrated.solve import calibrate
-from .calibration import STARTS
+from .calibration import STARTS, Calibration
 from .data.calls import Calls, Progress
 from .data.checks import check_layers_run, prepare_blocks
 from .data.make import check_data, make_data
 from .data.model import LoadedModel, is_diffusers, load_model
-from .data.own_sampling import OwnSampling
+from .data.own_sampling import OwnSampling, check_states
+from .data.recorder import LATENT
 from .data.trajectories import Trajectories
 from .distilled.parallel import ranks
 from .distilled.settings import DistilledSettings
-from .distilled.solve import distill
+from .distilled.solve import check_distilled, distill
 from .distilled.start import open_start
+from .distilled.train import micro_batch
 from .plan import Plan
 from .run.dial import DialLayer, planes_needed, spend
 from .run.settle import Choose, Record, Records, Settled, dial_layers, turn_dial
@@ -91,11 +93,18 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
     tell("load the model", 0.0)
     loaded = load_model(plan, device=told.device, trust_remote_code=told.trust_remote_code)
     calibrates = method == "calibrated" or told.start == "calibrated"
+    dtypes = {name: recipe.dtype for name, recipe in plan.recipes.items() if name not in plan.layers}
+    work = folder / "work"
+    settings, distilled = _distilled_settings(told), Solution(folder / "distilled")
+    if method == "distilled" and not distilled.parts():
+        check_distilled(loaded, plan.layers, settings, work / "distilled", dtypes, tell, own_sampling=told.own_sampling)
 
     def check(call: dict[str, Any]) -> None:
         check_layers_run(loaded, call)
         if calibrates:
             prepare_blocks(loaded, call)
+        if told.own_sampling:
+            check_states(micro_batch(settings, here), len(call[LATENT]))
 
     calls, held_out = make_data(
         plan,
@@ -114,24 +123,26 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
     )
     if plan.dial is not None:
         plan = turn_dial(plan, _by_output_error(plan, loaded, calls, tell), folder / MEASUREMENTS)
-    dtypes = {name: recipe.dtype for name, recipe in plan.recipes.items() if name not in plan.layers}
-    work = folder / "work"
     if calibrates:
         loaded = prepare_blocks(loaded, calls.call(0, 1))
         start = solution = Solution(folder / "calibrated")
         # Distillation has data for thousands of steps; to begin well takes less.
         samples = told.samples if method == "calibrated" else min(told.samples, CalibratedSettings.samples)
-        settings = CalibratedSettings(samples=samples, batch=told.batch)
+        found_by = CalibratedSettings(samples=samples, batch=told.batch)
         layers = {name: replace(layer, low_rank=0) for name, layer in plan.layers.items()}
-        calibrate(loaded, calls, layers, solution, settings, work / "calibrated", tell, dtypes)
+        calibrate(loaded, calls, layers, solution, found_by, work / "calibrated", tell, dtypes)
         if method == "calibrated":
             return plan, solution
     if here.is_first:
         here.share(plan.to_json())
     if isinstance(calls, Trajectories) and isinstance(held_out, Trajectories) and told.own_sampling:
         calls, held_out = OwnSampling(calls), OwnSampling(held_out)
-    distilled = Solution(folder / "distilled")
-    recipe = DistilledSettings(
+    distill(loaded, calls, held_out, plan.layers, distilled, settings, work / "distilled", tell, dtypes, start)
+    return plan, distilled
+
+
+def _distilled_settings(told: Calibration) -> DistilledSettings:
+    return DistilledSettings(
         steps=told.steps,
         batch=told.batch,
         muon_lr=told.learning_rate,
@@ -142,8 +153,6 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
         blockwise=None if told.block_device is None else True,
         block_device=told.block_device,
     )
-    distill(loaded, calls, held_out, plan.layers, distilled, recipe, work / "distilled", tell, dtypes, start)
-    return plan, distilled
 
 
 def take_part(plan: Plan, destination: Path) -> None:

@@ -84,7 +84,7 @@ class OwnSampling:
     def call(self, number: int, size: int) -> dict[str, Any]:
         """As `Calls.call`; from `draw` on a part of the states are the student's."""
         rng, group = self._begin(number, size)
-        count, own = self._states(size), self._drawn
+        count, own = check_states(size, len(self.mix)), self._drawn
         if own is not None and own.samples[0][0].alike != group[0][0].alike:
             own = None
         of_own = 0 if own is None else int(OWN_SHARE * count)
@@ -108,7 +108,7 @@ class OwnSampling:
             size: rows of each of its calls.
         """
         rng, group = self._begin(number, size, 1)
-        samples = _some(rng, group, self._states(size))
+        samples = _some(rng, group, check_states(size, len(self.mix)))
         levels = samples[0][0].levels
         state = noisy(stack([sample[0].latent for sample in samples]), torch.ones(len(samples)), rng)
         states = []
@@ -137,16 +137,21 @@ class OwnSampling:
         rng = np.random.default_rng([self._seed, self._stream, number, size, what])
         return rng, self._groups[min(int(np.searchsorted(self._ends, rng.random(), side="right")), len(self._ends) - 1)]
 
-    def _states(self, size: int) -> int:
-        if size % len(self.mix):
-            rows = len(self.mix)
-            raise TrajectoryError(f"--batch {size}: expected a multiple of {rows}, the rows that are asked of a state")
-        return size // len(self.mix)
-
     def _ask(self, samples: Sequence[Sample], states: Tensor, levels: Tensor) -> dict[str, Any]:
         rows = [sample[part] for part in range(len(self.mix)) for sample in samples]
         repeats = len(self.mix)
         return call_of(rows, states.repeat(repeats, *[1] * (states.ndim - 1)), levels.repeat(repeats))
+
+
+def check_states(size: int, rows: int) -> int:
+    """How many states a call of ``size`` rows has, if each has ``rows``.
+
+    Raises:
+        TrajectoryError: that is no whole number.
+    """
+    if size % rows:
+        raise TrajectoryError(f"--batch {size}: expected a multiple of {rows}, the rows that are asked of a state")
+    return size // rows
 
 
 def _some(rng: np.random.Generator, samples: list[Sample], count: int) -> list[Sample]:

@@ -19,7 +19,7 @@ from .blockwise import solve_blocks
 from .parallel import Ranks, ranks
 from .settings import DistilledSettings, SettingsError, check_layers
 from .student import make_student
-from .train import CHECKPOINT, Trainer, train
+from .train import CHECKPOINT, Trainer, micro_batch, train
 
 if TYPE_CHECKING:
     from ..data.model import LoadedModel
@@ -64,33 +64,59 @@ def distill(
         CheckpointError: the work folder belongs to another run.
         DiskError: there is no room for two checkpoints.
     """
-    check_layers(layers, loaded.linears)
-    if not layers:
-        raise SettingsError("distilled: expected at least one ternary layer, got none")
     if settings.start != "exact" and start is None:
         raise SettingsError(f"start: {settings.start!r} needs tensors to start from, and there are none")
     found = None if settings.start == "exact" else start
     here = ranks(loaded.device)
-    work.mkdir(parents=True, exist_ok=True)
-    if _is_blockwise(loaded, layers, settings, work, here, progress):
-        if isinstance(calls, OwnSampling):
-            raise SettingsError(
-                "block by block there is no student that could sample before the last block is solved: "
-                "leave --own-sampling out, or --block-device; without, there must be memory for the whole student"
-            )
-        if here.size > 1:
-            raise SettingsError(f"block by block there is one process, but torchrun has started {here.size}")
-        solve_blocks(loaded, calls, held_out, layers, solution, settings, work, progress, dense_dtypes, found)
-        return
     if PART in solution.parts():
         return
-    _check_disk(loaded, layers, settings, work, dense_dtypes)
+    own = isinstance(calls, OwnSampling)
+    if check_distilled(loaded, layers, settings, work, dense_dtypes, progress, own_sampling=own):
+        solve_blocks(loaded, calls, held_out, layers, solution, settings, work, progress, dense_dtypes, found)
+        return
     student = make_student(loaded, layers, settings, dense_dtypes, found)
     trainer = Trainer(loaded, student, calls, settings, here)
     train(trainer, held_out, work, progress, dense_dtypes, describe_run(layers, settings))
     if here.is_first:
         solution.add(PART, student.solved(dense_dtypes))
     here.wait()
+
+
+def check_distilled(
+    loaded: LoadedModel,
+    layers: Mapping[str, LayerSettings],
+    settings: DistilledSettings,
+    work: Path,
+    dense_dtypes: Mapping[str, str],
+    progress: Progress,
+    *,
+    own_sampling: bool,
+) -> bool:
+    """Refuse what can be seen to be wrong without data; arguments are those of `distill`.
+
+    Returns:
+        Whether it is to be a block at a time.
+
+    Raises:
+        SettingsError, DiskError: as for `distill`.
+    """
+    check_layers(layers, loaded.linears)
+    if not layers:
+        raise SettingsError("distilled: expected at least one ternary layer, got none")
+    here = ranks(loaded.device)
+    micro_batch(settings, here)
+    work.mkdir(parents=True, exist_ok=True)
+    blockwise = _is_blockwise(loaded, layers, settings, work, here, progress)
+    if blockwise and own_sampling:
+        raise SettingsError(
+            "block by block there is no student that could sample before the last block is solved: "
+            "leave --own-sampling out, or --block-device; without, there must be memory for the whole student"
+        )
+    if blockwise and here.size > 1:
+        raise SettingsError(f"block by block there is one process, but torchrun has started {here.size}")
+    if not blockwise:
+        _check_disk(loaded, layers, settings, work, dense_dtypes)
+    return blockwise
 
 
 def describe_run(layers: Mapping[str, LayerSettings], settings: DistilledSettings) -> str:

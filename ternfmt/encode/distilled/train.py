@@ -57,13 +57,8 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.losses: list[float] = []
         self._loaded, self._calls = loaded, calls
-        self._micro = settings.micro_batch or max(1, settings.batch // self.ranks.size)
+        self._micro = micro_batch(settings, self.ranks)
         self._micros = settings.batch // self._micro
-        if self._micros % self.ranks.size or self._micros * self._micro != settings.batch:
-            raise SettingsError(
-                f"batch: expected a multiple of {self.ranks.size} ranks times micro_batch {self._micro}, "
-                f"got {settings.batch}"
-            )
         self.optimizers = Optimizers(student, settings)
         self._features: tuple[Features, Features] | None = None
         if settings.feature_weight:
@@ -173,6 +168,20 @@ class Trainer:
         device = self._loaded.device
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             return self._forward(**to_device(dict(call), device, torch.float32))
+
+
+def micro_batch(settings: DistilledSettings, ranks: Ranks) -> int:
+    """Samples in one forward pass.
+
+    Raises:
+        SettingsError: they do not add up to the same for every rank.
+    """
+    micro = settings.micro_batch or max(1, settings.batch // ranks.size)
+    if settings.batch % (micro * ranks.size):
+        raise SettingsError(
+            f"batch: expected a multiple of {ranks.size} ranks times micro_batch {micro}, got {settings.batch}"
+        )
+    return micro
 
 
 def train(

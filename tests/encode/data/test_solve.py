@@ -20,6 +20,8 @@ from ternfmt.cli import main
 from ternfmt.encode import solve as solve_module
 from ternfmt.encode.calibration import Calibration
 from ternfmt.encode.convert import convert
+from ternfmt.encode.data.disk import DiskError
+from ternfmt.encode.distilled import solve as distilled_module
 from ternfmt.encode.distilled.parallel import Ranks
 from ternfmt.encode.plan import Plan, plan_conversion
 from ternfmt.encode.quantize import quantize
@@ -313,11 +315,17 @@ def test_a_missing_file_of_prompts_is_told_before_anything_is_made(
     assert not (tmp_path / "made.partial").exists()
 
 
+def prompts_in(folder: Path) -> Path:
+    """A file of those that the sample model's text encoder has words for."""
+    path = folder / "prompts.txt"
+    path.write_text("".join(f"a {colour} circle\ntwo {colour} crosses\n" for colour in ("red", "green", "blue")))
+    return path
+
+
 def test_a_diffusion_model_learns_from_its_own_sampling(
     pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made, prompts = tmp_path / "made", tmp_path / "prompts.txt"
-    prompts.write_text("".join(f"a {colour} circle\ntwo {colour} crosses\n" for colour in ("red", "green", "blue")))
+    made, prompts = tmp_path / "made", prompts_in(tmp_path)
     few = ["--samples", "8", "--held-out", "4", "--batch", "4", "--steps", "2", "--prompts", str(prompts)]
     options = ["--method", "distilled", "--own-sampling", "--trust-remote-code"]
     assert main(["convert", str(pipeline_folder), str(made), *options, *few]) == 0, capsys.readouterr().err
@@ -331,4 +339,27 @@ def test_own_sampling_of_a_model_that_does_not_sample_is_refused_before_anything
     arguments = ["convert", str(folders("bert")), str(tmp_path / "made"), "--method", "distilled", "--own-sampling"]
     assert main(arguments) == 1
     assert "expected a diffusion model for --own-sampling" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("texts-*"))
+
+
+def test_a_batch_of_half_a_state_is_refused_before_pictures_are_drawn(
+    pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--method", "distilled", "--own-sampling", "--trust-remote-code", "--batch", "5"]
+    prompts = ["--prompts", str(prompts_in(tmp_path))]
+    assert main(["convert", str(pipeline_folder), str(tmp_path / "made"), *options, *prompts]) == 1
+    assert "--batch 5: expected a multiple of 2, the rows that are asked of a state" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("pictures-*"))
+
+
+def test_no_room_for_checkpoints_is_told_before_texts_are_made(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(folder: Path, needed: int, what: str, *instead: str) -> None:
+        if what == "two checkpoints":
+            raise DiskError(f"{folder}: {what} need about {needed} bytes")
+
+    monkeypatch.setattr(distilled_module, "check_disk", small)
+    with pytest.raises(DiskError, match=r"distilled: two checkpoints need about [1-9]\d{4,} bytes"):
+        convert(plan_of(folders("bert"), "distilled"), tmp_path / "made")
     assert not list(tmp_path.rglob("texts-*"))
