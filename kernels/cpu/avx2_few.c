@@ -5,7 +5,7 @@
  * A GROUP of rows of the weight takes turns at a part of their columns, so that x, which for many columns is larger
  * than the first level of the cache, comes into it once a group. The next group is prefetched meanwhile: the processor
  * does not foresee short pieces of several rows. With few enough rows of x memory may bind: then rows of the weight are
- * read whole, as streams.
+ * read whole, as streams; pieces of them, of which few.c prefetches the next, are read as they come.
  */
 #include "avx2_dot.h"
 
@@ -20,7 +20,7 @@ enum {
     STREAMS_AHEAD = 2048, /* bytes, beside what the processor foresees */
 };
 
-/* Eight floats that are integers, as int8, natural order: 128 of them to four registers. */
+/* 32 floats that are integers, as int8, natural order. */
 INLINE __m256i bytes_of(const float *x) {
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     __m256i a = _mm256_packs_epi32(_mm256_cvtps_epi32(_mm256_loadu_ps(x)), _mm256_cvtps_epi32(_mm256_loadu_ps(x + 8)));
@@ -194,19 +194,19 @@ INLINE void streams_a8(const uint8_t *codes, size_t row_bytes, size_t count, siz
     }
 }
 
-/* Up to STREAMED_ROWS rows of x, and of rows of the weight a part of whole steps, such as a group of columns. There are
- * at least GROUP of them; where GROUP does not divide, some are done again. */
-INLINE void short_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const char *x, size_t stride,
+/* Up to STREAMED_ROWS rows of x, and of GROUP rows of the weight or more up to A8_PART whole steps each, so that sums fit
+ * an int16. Where GROUP does not divide, some are done again. */
+INLINE void pieces_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const char *x, size_t stride,
                      size_t rows, int32_t *sums) {
     __m256i mask = _mm256_set1_epi8(3), flip = _mm256_set1_epi8((char)0xAA);
     BARRIER(mask); /* else they are made anew for every row */
     BARRIER(flip);
     for (size_t i = 0; i < count; i += GROUP) {
         const size_t first = smaller(i, count - GROUP);
-        const uint8_t *row = codes + first * row_bytes;
         __m256i lanes[STREAMED_ROWS][GROUP];
 #pragma GCC unroll 1
-        for (size_t j = 0; j < GROUP; j++, row += row_bytes) {
+        for (size_t j = 0; j < GROUP; j++) {
+            const uint8_t *row = codes + (first + j) * row_bytes;
             __m256i of_row[STREAMED_ROWS];
 #pragma GCC unroll 4
             for (size_t r = 0; r < rows; r++)
@@ -324,18 +324,18 @@ INLINE void group_a16(const uint8_t *codes, size_t row_bytes, size_t count, size
 #define STREAMED(OF, ROWS)                                                                                             \
     case ROWS: streams_a8(codes, row_bytes, count, bytes, prepared, stride, OF, ROWS, sums); return;
 
-#define SHORT(ROWS)                                                                                                    \
-    case ROWS: short_a8(codes, row_bytes, count, bytes, prepared, stride, ROWS, sums); return;
+#define PIECES(ROWS)                                                                                                   \
+    case ROWS: pieces_a8(codes, row_bytes, count, bytes, prepared, stride, ROWS, sums); return;
 
 void avx2_stream_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const void *prepared,
                     size_t stride, size_t rows, void *sums) {
-    /* Whole rows are read as streams, however short they are. */
+    /* Pieces of half a row at most, such as groups of columns; whole rows, however short they are, go as streams. */
     if (bytes <= 32 * A8_PART && bytes % 32 == 0 && 2 * bytes <= row_bytes && count >= GROUP)
         switch (rows) {
-            SHORT(1)
-            SHORT(2)
-            SHORT(3)
-            SHORT(4)
+            PIECES(1)
+            PIECES(2)
+            PIECES(3)
+            PIECES(4)
         }
     switch (rows) {
         STREAMED(4, 1)

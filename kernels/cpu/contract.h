@@ -79,7 +79,7 @@ typedef struct {
 
 /* The second regime, for one mode. A tile is `rows` rows of the weight and one chunk of `words` words of each.
  *
- * prepare   one row of activations, float [words * 16], zeros past k, to words * word_bytes bytes; `words` is a
+ * prepare   some of a row of activations, float [words * 16], zeros past k, to words * word_bytes bytes; `words` is a
  *           multiple of Kernels.words_multiple. For a8 the values are integers.
  * unpack    the codes of a tile to a panel in cache. `rows` rows (1 to Tiles.rows; what the panel says of the others
  *           is void), `bytes` bytes of each. `next` is read soon: a hint, never an access.
@@ -104,8 +104,8 @@ typedef struct {
 /* The first regime, for one mode: a few rows of x times some of the weight.
  *
  * prepare   as in Tiles.
- * multiply  sums[r * count + i] = prepared row r times row i of the weight, of `bytes` bytes; int32 (a8) or float
- *           (a16).
+ * multiply  sums[r * count + i] = prepared row r times `bytes` bytes of row i of the weight, all of it or a piece;
+ *           int32 (a8) or float (a16). What is prepared goes on, with zeros, to a multiple of words_multiple.
  */
 typedef struct {
     size_t most; /* rows of x up to which this regime is the faster one, and the kernel can; at most FEW_MAX */
@@ -126,7 +126,7 @@ typedef struct {
 
     void (*widen)(const void *values, Dtype dtype, ptrdiff_t stride, size_t count, float *to);
     void (*narrow)(const float *values, size_t count, Dtype dtype, void *to);
-    /* Rounds x / scale to integers, which it leaves in x as floats; returns the scale, max|x| / 127 (S-12.4). */
+    /* Rounds x / scale to integers, which it leaves in x as floats; returns the scale: max|x| / 127, 0 below 2^-100. */
     float (*quantise)(float *x, size_t count);
     /* Multiplies x by `factor`, at most 1, where sums of x / factor might overflow though sums of x do not; returns the
      * scale of x, 1 / factor there and else 1. */

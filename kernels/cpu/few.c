@@ -1,6 +1,6 @@
 /* Few rows of x: each row of the weight is read once, from memory, and multiplied with all of them as it comes. What
- * binds is the memory, so the codes are read as one sequential stream a thread and nothing of them is written. Groups of
- * columns are products of their own: some rows of the weight at a time take turns at each, and what is next is asked for.
+ * binds is the memory, so each thread reads the codes in their order and nothing of them is written. Groups of columns
+ * are products of their own: some rows of the weight at a time take turns at each, and what is next is prefetched.
  */
 #include "digits.h"
 #include "plan.h"
@@ -24,7 +24,7 @@ size_t few_scratch(const Plan *plan) {
 /* Where a task keeps what it works with. */
 typedef struct {
     float *scales; /* [groups, rows_together] of a plane */
-    float *by_row; /* [rows_together, groups]: the same as they lie in the file */
+    float *by_row; /* [rows_together, groups]: of several groups, as they lie in the file */
     float *totals; /* [rows, outputs] */
     float *rests;  /* [outputs] of a row of x */
     void *sums;    /* [rows * digits, outputs], four bytes each */
@@ -41,7 +41,8 @@ static Scratch scratch_of(const Plan *plan, int worker) {
     return s;
 }
 
-/* Scales of `count` rows of the weight from `first` on, group by group. */
+/* Scales of `count` rows of the weight from `first` on. Those of several groups are transposed, four rows at a time, so
+ * that four are stored at once; past the last row, that row again. */
 static void load_by_group(const Plan *plan, int plane, size_t first, size_t count, Scratch s) {
     const Weight *weight = &plan->product->weight;
     const size_t groups = weight->groups;
@@ -50,7 +51,7 @@ static void load_by_group(const Plan *plan, int plane, size_t first, size_t coun
     plan->product->kernels->widen(at, weight->scale_dtype, 1, count * groups, groups == 1 ? s.scales : s.by_row);
     for (size_t i = 0; groups > 1 && i < count; i += 4) {
         const float *rows[4];
-        for (size_t r = 0; r < 4; r++) /* past the last, that row again */
+        for (size_t r = 0; r < 4; r++)
             rows[r] = s.by_row + smaller(i + r, count - 1) * groups;
         for (size_t group = 0; group < groups; group++) {
             const float four[4] = {rows[0][group], rows[1][group], rows[2][group], rows[3][group]};
@@ -66,13 +67,13 @@ static void add_group(const Plan *plan, const uint8_t *codes, size_t group, size
     const Stream *stream = plan->stream;
     const Weight *weight = &product->weight;
     const size_t first = group * weight->group, end = first + smaller(weight->group, weight->k - first);
-    const size_t vector = kernels->words_multiple * WORD_BYTES;
-    const size_t byte = first / CODES_PER_BYTE / vector * vector; /* where the group's window begins */
-    const size_t bytes = smaller(round_up(ceil_div(end, CODES_PER_BYTE), vector), ceil_div(weight->k, CODES_PER_BYTE));
-    stream->multiply(codes + byte, weight->row_bytes, count, bytes - byte,
-                     plan->prepared + group * plan->window * stream->word_bytes, plan->stride,
+    const size_t vector_bytes = kernels->words_multiple * WORD_BYTES, row_end = ceil_div(weight->k, CODES_PER_BYTE);
+    const size_t byte = first / CODES_PER_BYTE / vector_bytes * vector_bytes; /* where the group's window begins */
+    const size_t byte_end = smaller(round_up(ceil_div(end, CODES_PER_BYTE), vector_bytes), row_end);
+    stream->multiply(codes + byte, weight->row_bytes, count, byte_end - byte,
+                     plan->prepared + group * plan->window_words * stream->word_bytes, plan->stride,
                      plan->rows * plan->digits, s.sums);
-    const float *scales = s.scales + group * GROUPED_ROWS;
+    const float *scales = s.scales + group * GROUPED_ROWS; /* one group is number 0 */
     for (size_t r = 0; r < plan->rows; r++) {
         void *of_row = (char *)s.sums + r * plan->digits * count * sizeof(float);
         const int32_t *corrections = plan->corrections + r * plan->digits * weight->groups + group;
@@ -90,8 +91,8 @@ static void add_group(const Plan *plan, const uint8_t *codes, size_t group, size
     }
 }
 
-/* Rows start .. start + count of the task, of one plane; rows from there to `end` are next. Of these a part is asked for
- * with each group: the processor does not foresee pieces of several rows. */
+/* Rows start .. start + count of a task, which begins at row task_first and has `end`, of one plane. With each group a
+ * part of as many rows after them is prefetched: the processor does not foresee pieces of several rows. */
 static void add_rows(const Plan *plan, int plane, size_t task_first, size_t start, size_t count, size_t end,
                      Scratch s) {
     const Weight *weight = &plan->product->weight;

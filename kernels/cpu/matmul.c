@@ -49,13 +49,13 @@ static int32_t sum_of(const float *x, size_t count) {
 }
 
 /* Columns that kernels take together. */
-static size_t vector_of(const Product *product) { return product->kernels->words_multiple * WORD_CODES; }
+static size_t vector_columns(const Product *product) { return product->kernels->words_multiple * WORD_CODES; }
 
-/* Words of the vectors that hold a group of columns, wherever it begins. */
-static size_t window_of(const Product *product) {
-    const size_t group = product->weight.group, vector = vector_of(product);
-    const size_t across = group % vector && vector % group; /* some groups begin in one and end in the next */
-    return (ceil_div(group, vector) + (across != 0)) * product->kernels->words_multiple;
+/* Words of as many vectors as it takes to hold a group of columns, wherever one begins. */
+static size_t window_words(const Product *product) {
+    const size_t group = product->weight.group, vector = vector_columns(product), rest = group % vector;
+    const bool one_more = rest && vector % rest; /* for some of the places in a vector where groups begin */
+    return (ceil_div(group, vector) + one_more) * product->kernels->words_multiple;
 }
 
 /* One row of numbers, zeros past k, as row `row` of what is multiplied; `correction` of each group for whole numbers.
@@ -72,20 +72,20 @@ static void prepare_row(const Plan *plan, float *x, size_t row, bool whole, floa
         plan->corrections[row * weight->groups + g] = (int32_t)((uint32_t)offset * sum);
     }
     char *to = plan->prepared + row * plan->stride;
-    if (!plan->window) {
+    if (!plan->window_words) {
         (plan->stream ? plan->stream->prepare : plan->tiles->prepare)(x, padded, to);
         return;
     }
     for (size_t first = 0; first < weight->k; first += weight->group) {
-        memset(window, 0, plan->window * WORD_CODES * sizeof *window);
-        memcpy(window + first % vector_of(plan->product), x + first,
+        memset(window, 0, plan->window_words * WORD_CODES * sizeof *window);
+        memcpy(window + first % vector_columns(plan->product), x + first,
                smaller(weight->group, weight->k - first) * sizeof *window);
-        plan->stream->prepare(window, plan->window, to);
-        to += plan->window * plan->stream->word_bytes;
+        plan->stream->prepare(window, plan->window_words, to);
+        to += plan->window_words * plan->stream->word_bytes;
     }
 }
 
-/* Below 1 a scale is at least 2^-107 (S-12.4), or 0. */
+/* A scale is 0 or normal: at least 2^-107 where x is rounded, and 2^-121, the unit of 2^-100, where it has digits. */
 static Scale parts_of(float scale) {
     uint32_t bits;
     float power;
@@ -97,7 +97,7 @@ static Scale parts_of(float scale) {
     return (Scale){power, scale / power};
 }
 
-/* Rows of numbers that one of x takes while it is prepared: itself, and its digits. */
+/* Rows of floats that a row of x takes while it is prepared: itself, and its digits. */
 static size_t lines_of(const Plan *plan) { return plan->digits > 1 ? 1 + DIGITS : 1; }
 
 static void prepare_task(void *context, size_t row, int worker) {
@@ -106,7 +106,7 @@ static void prepare_task(void *context, size_t row, int worker) {
     const Kernels *kernels = product->kernels;
     const size_t k = product->weight.k, line = round_up(plan->words, kernels->words_multiple) * WORD_CODES;
     float *x = (void *)(plan->scratch + (size_t)worker * plan->scratch_bytes);
-    float *const digits[DIGITS] = {x + line, x + 2 * line, x + 3 * line}, *window = x + lines_of(plan) * line;
+    float *window = x + lines_of(plan) * line;
     kernels->widen(row_of(&product->x, plan->first + row), product->x.dtype, product->x.column_stride, k, x);
     if (!plan->rests) {
         const float factor = plan->stream ? plan->stream->factor : plan->tiles->factor;
@@ -114,6 +114,7 @@ static void prepare_task(void *context, size_t row, int worker) {
         prepare_row(plan, x, row, product->int8, window);
         return;
     }
+    float *const digits[DIGITS] = {x + line, x + 2 * line, x + 3 * line};
     const float unit = kernels->split(x, k, rest_limit(k, plan->rows), digits, &plan->rests[row]);
     plan->x_scales[row] = parts_of(unit);
     if (unit == 0)
@@ -178,9 +179,9 @@ static bool allocate(Plan *plan, size_t workers, size_t padded, void **memory) {
     const bool whole = plan->product->int8 || digits;
     const size_t corrections = whole ? round_up(rows * groups * sizeof(int32_t), ALIGNMENT) : 0;
     const size_t rests = digits ? round_up(plan->rows * sizeof(Rest), ALIGNMENT) : 0;
-    const size_t line = (padded * lines_of(plan) + plan->window) * WORD_CODES * sizeof(float);
+    const size_t to_prepare = (padded * lines_of(plan) + plan->window_words) * WORD_CODES * sizeof(float);
     size_t scratch = plan->stream ? few_scratch(plan) : many_scratch(plan);
-    plan->scratch_bytes = round_up(scratch > line ? scratch : line, ALIGNMENT) + ALIGNMENT;
+    plan->scratch_bytes = round_up(scratch > to_prepare ? scratch : to_prepare, ALIGNMENT) + ALIGNMENT;
     *memory = malloc(prepared + scales + corrections + rests + workers * plan->scratch_bytes + ALIGNMENT);
     if (!*memory)
         return false;
@@ -192,12 +193,12 @@ static bool allocate(Plan *plan, size_t workers, size_t padded, void **memory) {
     return true;
 }
 
-/* Whether so many rows go the way of few. With groups of columns that is faster for a few of them at most, and where
- * their windows are no more than twice as much as they are. */
+/* Whether so many rows go the way of few. With groups of columns that is faster for a quarter of the rows, and where a
+ * window is at most twice as wide as a group: else too many products are with zeros. */
 static bool few_fit(const Product *product, const Stream *stream, size_t rows) {
     if (product->weight.groups == 1)
         return rows <= stream->most;
-    return rows <= ceil_div(stream->most, 4) && window_of(product) * WORD_CODES <= 2 * product->weight.group;
+    return rows <= ceil_div(stream->most, 4) && window_words(product) * WORD_CODES <= 2 * product->weight.group;
 }
 
 /* Whether the product may go by digits; where `split` then refuses a row, it cannot. */
@@ -220,13 +221,13 @@ static bool multiply_by(const Product *product, bool digits, bool *refused) {
         plan.stream = stream;
     else
         plan.tiles = tiles;
-    plan.window = few && weight->groups > 1 ? window_of(product) : 0;
+    plan.window_words = few && weight->groups > 1 ? window_words(product) : 0;
     plan.rows = digits ? m : smaller(m, few ? FEW_MAX : tiles->block);
     /* The first block has the most rows, and so the most threads. */
     const int preparing = threads_to_prepare(product, plan.rows), multiplying = threads_to_multiply(product, plan.rows);
     plan.outputs = outputs_of(&plan, (size_t)multiplying);
     /* Rows an odd number of lines apart do not compete for the same sets of a cache. */
-    const size_t row_words = plan.window ? weight->groups * plan.window : padded;
+    const size_t row_words = plan.window_words ? weight->groups * plan.window_words : padded;
     plan.stride = round_up(row_words * (few ? stream->word_bytes : tiles->word_bytes), 2 * ALIGNMENT) + ALIGNMENT;
     void *memory;
     if (!allocate(&plan, (size_t)(preparing > multiplying ? preparing : multiplying), padded, &memory))

@@ -17,7 +17,7 @@ typedef struct {
     const Stream *stream; /* the regime of few rows, or ... */
     const Tiles *tiles;   /* ... of many; the other is NULL */
     size_t words;         /* of a row of codes */
-    size_t window;        /* few rows, groups of columns: words of a prepared row that each group has; else 0 */
+    size_t window_words;  /* few rows, groups of columns: of a prepared row, what each group has; else 0 */
     size_t first, rows;   /* of x: the block at hand */
     char *prepared;       /* [rows, stride] bytes */
     size_t stride;

@@ -90,7 +90,7 @@ static void check_shrink(size_t count, float largest, float factor) {
 }
 
 /* A row of 16-bit numbers, as digits: these and the rest are the row itself, unless too many leave a rest or the
- * largest is out of range. `small` values are half a unit or less; `bad` is one more, if it is not 0. */
+ * largest is out of range. `small` values are less than a unit; `bad` is one more, if it is not 0. */
 static void check_split(Dtype dtype, size_t count, int exponent, size_t small, size_t most, float bad) {
     begin_case("split, dtype %d, %zu values, 2^%d, %zu small of %zu, %g", dtype, count, exponent, small, most,
                (double)bad);
@@ -312,9 +312,9 @@ static void check_sums(const Activations *a, bool int8, int offset, float factor
     }
 }
 
-static void check_stream(const Stream *stream, bool int8, Kind kind, size_t rows, size_t count, size_t k) {
-    const size_t bytes = ceil_div(k, CODES_PER_BYTE), piece = k < K_LIMIT / 2 && between(0, 3) == 0 ? 2 * bytes : 0;
-    const size_t row_bytes = bytes + piece + between(0, 5) % 3; /* rows, or pieces of them */
+/* Of rows whose bytes are `row` times those of k columns. */
+static void check_stream(const Stream *stream, bool int8, Kind kind, size_t rows, size_t count, size_t k, size_t row) {
+    const size_t bytes = ceil_div(k, CODES_PER_BYTE), row_bytes = row * bytes + between(0, 5) % 3;
     begin_case("%s of few, %zu x %zu x %zu, row of codes %zu bytes, activations %d", int8 ? "a8" : "a16", rows, count,
                k, row_bytes, kind);
     Activations a = prepare(int8, kind, rows, k, stream->word_bytes, stream->prepare);
@@ -330,12 +330,14 @@ void check_streams(void) {
         const Stream *stream = int8 ? &kernels->stream_a8 : &kernels->stream_a16;
         for (size_t rows = 1; rows <= stream->most; rows++) {
             for (size_t count = 1; count < 10; count++)
-                check_stream(stream, int8, count % 2, rows, count, between(1, 300));
+                check_stream(stream, int8, count % 2, rows, count, between(1, 300), between(1, 3));
             for (size_t k = 1; k < 40; k++)
-                check_stream(stream, int8, k % KINDS, rows, between(1, 4), k);
+                check_stream(stream, int8, k % KINDS, rows, between(1, 4), k, between(1, 3));
             for (Kind kind = RANDOM; kind < KINDS; kind++) {
-                check_stream(stream, int8, kind, rows, 3, 256 * between(1, 4));
-                check_stream(stream, int8, kind, rows, 2, between(2000, 6000));
+                check_stream(stream, int8, kind, rows, 3, 256 * between(1, 4), 1);
+                check_stream(stream, int8, kind, rows, 2, between(2000, 6000), between(1, 3));
+                for (size_t k = 128; k <= 1280; k += 128) /* pieces of whole vectors */
+                    check_stream(stream, int8, kind, rows, between(8, 17), k, 2);
             }
         }
     }
@@ -387,7 +389,7 @@ void check_longest(void) {
     for (Kind kind = MOST; kind <= LEAST; kind++)
         for (size_t rows = 1; rows <= smaller(stream->most, 2); rows++)
             if (at_end) /* once */
-                check_stream(stream, true, kind, rows, 1, k);
+                check_stream(stream, true, kind, rows, 1, k, 1);
     const Tiles *tiles = &kernels->tiles_a8;
     const size_t columns = tiles->words * WORD_CODES, chunks = K_LIMIT / columns - 1;
     for (Kind kind = MOST; kind <= LEAST; kind++) {
