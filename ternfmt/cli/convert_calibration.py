@@ -81,6 +81,8 @@ def calibration(args: argparse.Namespace) -> Calibration:
     for name in ("samples", "held_out", "batch", "steps", "low_rank", "sampling_steps"):
         if name in given and given[name] < 1:
             args.parser.error(f"--{name.replace('_', '-')}: expected at least 1, got {given[name]}")
+    if given.get("seed", 0) < 0:
+        args.parser.error(f"--seed: expected at least 0, got {given['seed']}")
     if given.get("own_sampling") and given.get("block_device"):
         args.parser.error("--own-sampling goes with training from end to end: leave --block-device out")
     if not 0 < given.get("learning_rate", 1.0) < float("inf"):

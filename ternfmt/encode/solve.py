@@ -10,7 +10,7 @@ Everything is kept in the work folder as it comes, so that a run that is stopped
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,7 @@ from .data.calls import Calls, Progress
 from .data.checks import check_layers_run, prepare_blocks
 from .data.make import check_data, make_data
 from .data.model import LoadedModel, is_diffusers, load_model
-from .data.own_sampling import OwnSampling, check_states
-from .data.recorder import LATENT
+from .data.own_sampling import OwnSampling, Sample, mix_of, states_in_call
 from .data.trajectories import Trajectories
 from .distilled.parallel import ranks
 from .distilled.settings import DistilledSettings
@@ -95,16 +94,19 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
     calibrates = method == "calibrated" or told.start == "calibrated"
     dtypes = {name: recipe.dtype for name, recipe in plan.recipes.items() if name not in plan.layers}
     work = folder / "work"
-    settings, distilled = _distilled_settings(told), Solution(folder / "distilled")
-    if method == "distilled" and not distilled.parts():
-        check_distilled(loaded, plan.layers, settings, work / "distilled", dtypes, tell, own_sampling=told.own_sampling)
+    settings, blockwise = _distilled_settings(told), False
+    if method == "distilled" and not Solution(folder / "distilled").parts():
+        own = told.own_sampling
+        blockwise = check_distilled(loaded, plan.layers, settings, work / "distilled", dtypes, own_sampling=own)
 
     def check(call: dict[str, Any]) -> None:
         check_layers_run(loaded, call)
-        if calibrates:
+        if calibrates or blockwise:
             prepare_blocks(loaded, call)
+
+    def check_drawn(samples: Sequence[Sample]) -> None:
         if told.own_sampling:
-            check_states(micro_batch(settings, here), len(call[LATENT]))
+            states_in_call(micro_batch(settings, here), len(mix_of(samples)))
 
     calls, held_out = make_data(
         plan,
@@ -119,6 +121,7 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
         seed=told.seed,
         trust_remote_code=told.trust_remote_code,
         check=check,
+        check_drawn=check_drawn,
         progress=tell,
     )
     if plan.dial is not None:
@@ -128,15 +131,16 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
         start = solution = Solution(folder / "calibrated")
         # Distillation has data for thousands of steps; to begin well takes less.
         samples = told.samples if method == "calibrated" else min(told.samples, CalibratedSettings.samples)
-        found_by = CalibratedSettings(samples=samples, batch=told.batch)
+        calibrated_settings = CalibratedSettings(samples=samples, batch=told.batch)
         layers = {name: replace(layer, low_rank=0) for name, layer in plan.layers.items()}
-        calibrate(loaded, calls, layers, solution, found_by, work / "calibrated", tell, dtypes)
+        calibrate(loaded, calls, layers, solution, calibrated_settings, work / "calibrated", tell, dtypes)
         if method == "calibrated":
             return plan, solution
     if here.is_first:
         here.share(plan.to_json())
     if isinstance(calls, Trajectories) and isinstance(held_out, Trajectories) and told.own_sampling:
         calls, held_out = OwnSampling(calls), OwnSampling(held_out)
+    distilled = Solution(folder / "distilled")
     distill(loaded, calls, held_out, plan.layers, distilled, settings, work / "distilled", tell, dtypes, start)
     return plan, distilled
 

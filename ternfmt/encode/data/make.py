@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .calls import Calls, Check, Progress
 from .make_texts import make_texts, tokenizer_folder
 from .model import LoadedModel, dtype_argument, is_diffusers
 from .prompts import read_prompts, split_prompts, templates_digest
+from .shards import Row
 from .source import DataError, data_digest, prompts_for
 from .trajectories import PICTURES_PER_RUN, Trajectories, first_call, record_trajectories
 
@@ -78,6 +79,7 @@ def make_data(
     seed: int = 0,
     trust_remote_code: bool = False,
     check: Check = lambda call: None,
+    check_drawn: Callable[[Sequence[tuple[Row, ...]]], None] = lambda samples: None,
     progress: Progress = lambda what, part: None,
 ) -> tuple[Calls, Calls]:
     """Calls to learn from, and others of held-out prompts to measure with.
@@ -96,6 +98,7 @@ def make_data(
         seed: of everything.
         trust_remote_code: run Python files that lie in the folder.
         check: called with a call of the model before anything expensive is made; refuses a model by raising.
+        check_drawn: called with the first pictures before the others are drawn; refuses them by raising.
         progress: called with what is being done, and how much of it is.
 
     Raises:
@@ -137,6 +140,7 @@ def make_data(
             work / split,
             options=told,
             seed=2 * seed + number,
+            check=check_drawn,
             progress=lambda what, part, split=split: progress(f"{split}: {what}", part),  # type: ignore[misc]
         )
     train, other = (Trajectories(work, split, seed=seed, count=n) for split, n in counts.items())

@@ -61,30 +61,19 @@ class OwnSampling:
     def __init__(self, recorded: Trajectories) -> None:
         self._seed, self._stream = recorded.seed, recorded.stream
         self._scale = recorded.samples[0][0].scale
+        self.mix = mix_of(recorded.samples)
         groups: dict[str, list[Sample]] = {}
         for sample in recorded.samples:
-            if any(row.alike != sample[0].alike for row in sample):
-                raise TrajectoryError(
-                    f"{sample[0].prompt!r}: the calls of a step differ in shape, so that they do not fit into one"
-                )
             groups.setdefault(sample[0].alike, []).append(sample)
         self._groups = list(groups.values())
         sizes = np.array([len(group) for group in self._groups], np.float64)
         self._ends = np.cumsum(sizes / sizes.sum())
-        mixes = {tuple(row.mix for row in sample) for sample in recorded.samples}
-        first = next(iter(mixes))
-        if None in first or any(len(m) != len(first) or not np.allclose(m, first, atol=0.01) for m in mixes):  # type: ignore[arg-type]
-            raise TrajectoryError(
-                "what the scheduler goes by is no sum of the transformer's answers with the same numbers in all steps "
-                "(guidance that is rescaled, or not in all steps?): leave --own-sampling out"
-            )
-        self.mix: tuple[float, ...] = first  # type: ignore[assignment]
         self._drawn: Drawn | None = None
 
     def call(self, number: int, size: int) -> dict[str, Any]:
         """As `Calls.call`; from `draw` on a part of the states are the student's."""
         rng, group = self._begin(number, size)
-        count, own = check_states(size, len(self.mix)), self._drawn
+        count, own = states_in_call(size, len(self.mix)), self._drawn
         if own is not None and own.samples[0][0].alike != group[0][0].alike:
             own = None
         of_own = 0 if own is None else int(OWN_SHARE * count)
@@ -108,7 +97,7 @@ class OwnSampling:
             size: rows of each of its calls.
         """
         rng, group = self._begin(number, size, 1)
-        samples = _some(rng, group, check_states(size, len(self.mix)))
+        samples = _some(rng, group, states_in_call(size, len(self.mix)))
         levels = samples[0][0].levels
         state = noisy(stack([sample[0].latent for sample in samples]), torch.ones(len(samples)), rng)
         states = []
@@ -143,14 +132,37 @@ class OwnSampling:
         return call_of(rows, states.repeat(repeats, *[1] * (states.ndim - 1)), levels.repeat(repeats))
 
 
-def check_states(size: int, rows: int) -> int:
+def mix_of(samples: Sequence[Sample]) -> tuple[float, ...]:
+    """What the answers to a state are multiplied with before they are added, one number for each row of a sample.
+
+    Raises:
+        TrajectoryError: as for `OwnSampling`.
+    """
+    for sample in samples:
+        if any(row.alike != sample[0].alike for row in sample):
+            raise TrajectoryError(
+                f"{sample[0].prompt!r}: the calls of a step differ in shape, so that they do not fit into one"
+            )
+    mixes = {tuple(row.mix for row in sample) for sample in samples}
+    first = next(iter(mixes))
+    if any(None in mix or len(mix) != len(first) for mix in mixes) or not np.allclose(list(mixes), first, atol=0.01):  # type: ignore[arg-type]
+        raise TrajectoryError(
+            "what the scheduler goes by is no sum of the transformer's answers with the same numbers in all steps "
+            "(guidance that is rescaled, or not in all steps?): leave --own-sampling out"
+        )
+    return first  # type: ignore[return-value]
+
+
+def states_in_call(size: int, rows: int) -> int:
     """How many states a call of ``size`` rows has, if each has ``rows``.
 
     Raises:
         TrajectoryError: that is no whole number.
     """
     if size % rows:
-        raise TrajectoryError(f"--batch {size}: expected a multiple of {rows}, the rows that are asked of a state")
+        raise TrajectoryError(
+            f"--batch: {size} rows in a process, expected a multiple of {rows}, the rows that are asked of a state"
+        )
     return size // rows
 
 

@@ -9,7 +9,7 @@ alone, too). Noise levels are logit-normal (Esser et al. 2024, arXiv:2403.03206)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ def record_trajectories(
     options: Mapping[str, Any] | None = None,
     batch: int | None = None,
     seed: int = 0,
+    check: Callable[[Sequence[tuple[Row, ...]]], None] = lambda samples: None,
     progress: Progress = lambda what, part: None,
 ) -> None:
     """Let the teacher draw pictures for prompts, and store what calls are made of; goes on where a run was killed.
@@ -56,6 +57,7 @@ def record_trajectories(
         options: further arguments of the pipeline's call.
         batch: pictures in a run; None fits them to the size of the latents.
         seed: of the noise.
+        check: called with the samples of the first run before the others; refuses them by raising.
         progress: called after each run.
 
     Raises:
@@ -82,6 +84,8 @@ def record_trajectories(
                 with _refusals(pipeline, options):
                     made = record(pipeline, component, chosen, options, _seed(seed, number))
                 write_shard(path, made, chosen, row_arguments)
+            if number == 0:
+                check(samples_of(read_shard(path, in_memory=False)))
             progress(f"pictures of the teacher {(number + 1) * batch} of {runs * batch}", (number + 1) / runs)
 
 

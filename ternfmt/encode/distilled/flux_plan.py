@@ -38,7 +38,7 @@ GPUS = (Gpu("24 GB (RTX 4090)", 24 << 30, 165e12), Gpu("80 GB (H100 SXM)", 80 <<
 
 @dataclass(frozen=True)
 class Way:
-    """A way to train it, what it takes with one sample in a forward pass, and operations of a step's sample."""
+    """A way to train it, memory with one sample in a forward pass, and hours by device."""
 
     name: str
     settings: DistilledSettings

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 PART = "distilled"
 """The one part of the solution of a run from end to end."""
 
+DECIDED = "blockwise.json"
+"""In the work folder: what was decided by the memory there was, for a run that is resumed."""
+
 
 def distill(
     loaded: LoadedModel,
@@ -66,15 +69,20 @@ def distill(
     """
     if settings.start != "exact" and start is None:
         raise SettingsError(f"start: {settings.start!r} needs tensors to start from, and there are none")
-    found = None if settings.start == "exact" else start
     here = ranks(loaded.device)
     if PART in solution.parts():
         return
     own = isinstance(calls, OwnSampling)
-    if check_distilled(loaded, layers, settings, work, dense_dtypes, progress, own_sampling=own):
-        solve_blocks(loaded, calls, held_out, layers, solution, settings, work, progress, dense_dtypes, found)
+    blockwise = check_distilled(loaded, layers, settings, work, dense_dtypes, own_sampling=own)
+    work.mkdir(parents=True, exist_ok=True)
+    if settings.blockwise is None and here.size == 1:
+        write_json(work / DECIDED, {"blockwise": blockwise})
+    if blockwise:
+        if settings.blockwise is None:
+            progress("block by block: there is no memory for the whole student beside its teacher", 0.0)
+        solve_blocks(loaded, calls, held_out, layers, solution, settings, work, progress, dense_dtypes, start)
         return
-    student = make_student(loaded, layers, settings, dense_dtypes, found)
+    student = make_student(loaded, layers, settings, dense_dtypes, start)
     trainer = Trainer(loaded, student, calls, settings, here)
     train(trainer, held_out, work, progress, dense_dtypes, describe_run(layers, settings))
     if here.is_first:
@@ -88,14 +96,13 @@ def check_distilled(
     settings: DistilledSettings,
     work: Path,
     dense_dtypes: Mapping[str, str],
-    progress: Progress,
     *,
     own_sampling: bool,
 ) -> bool:
-    """Refuse what can be seen to be wrong without data; arguments are those of `distill`.
+    """Refuse what can be seen to be wrong without data; arguments are those of `distill`. Nothing is written.
 
     Returns:
-        Whether it is to be a block at a time.
+        True to train block by block.
 
     Raises:
         SettingsError, DiskError: as for `distill`.
@@ -105,8 +112,7 @@ def check_distilled(
         raise SettingsError("distilled: expected at least one ternary layer, got none")
     here = ranks(loaded.device)
     micro_batch(settings, here)
-    work.mkdir(parents=True, exist_ok=True)
-    blockwise = _is_blockwise(loaded, layers, settings, work, here, progress)
+    blockwise = _is_blockwise(loaded, layers, settings, work, here)
     if blockwise and own_sampling:
         raise SettingsError(
             "block by block there is no student that could sample before the last block is solved: "
@@ -133,20 +139,16 @@ def _is_blockwise(
     settings: DistilledSettings,
     work: Path,
     here: Ranks,
-    progress: Progress,
 ) -> bool:
     """Whether to distil a block at a time. What was once decided by the memory there was stays so in this folder."""
     if settings.blockwise is not None:
         return settings.blockwise
     if here.size > 1:
         return False
-    decided = work / "blockwise.json"
-    if not decided.exists():
-        write_json(decided, {"blockwise": choose_blockwise(loaded, layers, settings)})
-    blockwise = bool(json.loads(decided.read_bytes())["blockwise"])
-    if blockwise:
-        progress("block by block: there is no memory for the whole student beside its teacher", 0.0)
-    return blockwise
+    decided = work / DECIDED
+    if decided.exists():
+        return bool(json.loads(decided.read_bytes())["blockwise"])
+    return choose_blockwise(loaded, layers, settings)
 
 
 def _check_disk(
@@ -160,4 +162,5 @@ def _check_disk(
     memory = inventory(loaded, layers, settings, dense_dtypes).memory(settings, teacher_bytes=0)
     there = work / CHECKPOINT
     needed = 2 * (memory.gradients + memory.optimizer) - (there.stat().st_size if there.exists() else 0)
-    check_disk(work, needed, "two checkpoints", "choose another disk")
+    disk = next(path for path in (work, *work.parents) if path.is_dir())
+    check_disk(disk, needed, "two checkpoints", "choose another disk")

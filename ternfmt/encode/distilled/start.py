@@ -24,7 +24,8 @@ def open_start(path: Path, plan: Plan) -> Model:
         plan: what is trained.
 
     Raises:
-        SettingsError: it is not there; a layer is not ternary there, has more planes, groups, or another low-rank term.
+        SettingsError: it is not there; a layer is not ternary there, has another shape, more planes, groups, or
+            another low-rank term.
         FormatError: it is no ternary model.
         OSError: it cannot be read.
     """
@@ -36,6 +37,12 @@ def open_start(path: Path, plan: Plan) -> Model:
         entry = model.document.entries.get(name)
         most = layer.planes if plan.dial is None else PLANES_MAX
         ranks = (None, layer.low_rank or None)
+        shape = plan.recipes[name].shape
+        if entry is not None and tuple(entry.shape) != shape:
+            model.close()
+            raise SettingsError(
+                f"{path}: {name!r}: expected shape {list(shape)}, to start from, got {list(entry.shape)}"
+            )
         term = f"a low-rank term of rank {layer.low_rank} or none" if layer.low_rank else "no low-rank term"
         if entry is None or entry.planes > most or entry.group_size is not None or entry.low_rank not in ranks:
             found = "none"

@@ -151,5 +151,5 @@ def test_batches_hold_rows_of_one_shape(tmp_path):
 
 
 def test_a_batch_of_half_a_state_is_refused(tmp_path):
-    with pytest.raises(TrajectoryError, match="--batch 5: expected a multiple of 2, the rows"):
+    with pytest.raises(TrajectoryError, match="--batch: 5 rows in a process, expected a multiple of 2, the rows"):
         own_sampling(Pipeline("doubled"), tmp_path).call(0, 5)

@@ -20,9 +20,12 @@ from ternfmt.cli import main
 from ternfmt.encode import solve as solve_module
 from ternfmt.encode.calibration import Calibration
 from ternfmt.encode.convert import convert
+from ternfmt.encode.data import make as make_module
+from ternfmt.encode.data import trajectories as trajectories_module
 from ternfmt.encode.data.disk import DiskError
 from ternfmt.encode.distilled import solve as distilled_module
 from ternfmt.encode.distilled.parallel import Ranks
+from ternfmt.encode.distilled.settings import SettingsError
 from ternfmt.encode.plan import Plan, plan_conversion
 from ternfmt.encode.quantize import quantize
 from ternfmt.encode.run.work_folder import WorkFolder
@@ -102,7 +105,7 @@ def test_a_start_with_too_many_planes_is_refused_before_anything_is_made(
         "expected at most 1 planes without groups, and no low-rank term, to start from, got 2 planes"
         in capsys.readouterr().err
     )
-    assert not list(tmp_path.rglob("texts-*"))
+    assert not (tmp_path / "made.partial").exists()
 
 
 def test_a_block_device_that_is_not_there_is_refused_before_anything_is_made(
@@ -111,7 +114,7 @@ def test_a_block_device_that_is_not_there_is_refused_before_anything_is_made(
     arguments = ["convert", str(folders("bert")), str(tmp_path / "made"), "--method", "distilled"]
     assert main([*arguments, "--block-device", "toaster"]) == 1
     assert "device 'toaster'" in capsys.readouterr().err
-    assert not list(tmp_path.rglob("texts-*"))
+    assert not (tmp_path / "made.partial").exists()
 
 
 def test_a_start_that_is_not_there_is_refused(
@@ -259,6 +262,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     plan = plan_of(folders("bert"), method)
+    settings = solve_module._distilled_settings
+    monkeypatch.setattr(
+        solve_module, "_distilled_settings", lambda told: replace(settings(told), checkpoint_seconds=0.0)
+    )
     convert(plan, tmp_path / "whole")
     said: list[str] = []
 
@@ -269,17 +276,20 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
 
     with pytest.raises(KeyboardInterrupt):
         convert(plan, tmp_path / "made", solving=stop)
-    data = sorted((tmp_path / "made.partial" / "data").rglob("*.safetensors"))
-    stamps = [path.stat().st_mtime_ns for path in data]
-    assert data
+    partial = tmp_path / "made.partial"
+    kept = [path for name in ("data", "calibrated") for path in (partial / name).rglob("*.safetensors")]
+    assert {path.relative_to(partial).parts[0] for path in kept} == {"data"} | ({method} - {"distilled"})
+    stamps = [path.stat().st_mtime_ns for path in kept]
     again: list[str] = []
 
     def look(what: str, share: float) -> None:
         again.append(what)
-        assert [path.stat().st_mtime_ns for path in data] == stamps
+        assert [path.stat().st_mtime_ns for path in kept] == stamps
 
     convert(plan, tmp_path / "made", solving=look, resume=True)
     assert weights_of(tmp_path / "made") == weights_of(tmp_path / "whole")
+    assert "step 1 of 3" in said or method == "calibrated"
+    assert "step 1 of 3" not in again
 
 
 def test_data_that_lies_elsewhere_serves_several_conversions(folders: Folders, tmp_path: Path) -> None:
@@ -339,17 +349,19 @@ def test_own_sampling_of_a_model_that_does_not_sample_is_refused_before_anything
     arguments = ["convert", str(folders("bert")), str(tmp_path / "made"), "--method", "distilled", "--own-sampling"]
     assert main(arguments) == 1
     assert "expected a diffusion model for --own-sampling" in capsys.readouterr().err
-    assert not list(tmp_path.rglob("texts-*"))
+    assert not (tmp_path / "made.partial").exists()
 
 
-def test_a_batch_of_half_a_state_is_refused_before_pictures_are_drawn(
-    pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_batch_of_half_a_state_is_refused_after_the_first_pictures(
+    pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(make_module, "PICTURES_PER_RUN", 2)
+    monkeypatch.setattr(trajectories_module, "PICTURES_PER_RUN", 2)
     options = ["--method", "distilled", "--own-sampling", "--trust-remote-code", "--batch", "5"]
     prompts = ["--prompts", str(prompts_in(tmp_path))]
     assert main(["convert", str(pipeline_folder), str(tmp_path / "made"), *options, *prompts]) == 1
-    assert "--batch 5: expected a multiple of 2, the rows that are asked of a state" in capsys.readouterr().err
-    assert not list(tmp_path.rglob("pictures-*"))
+    assert "--batch: 5 rows in a process, expected a multiple of 2, the rows" in capsys.readouterr().err
+    assert len(list(tmp_path.rglob("pictures-*/train/*.safetensors"))) == 1
 
 
 def test_no_room_for_checkpoints_is_told_before_texts_are_made(
@@ -360,6 +372,32 @@ def test_no_room_for_checkpoints_is_told_before_texts_are_made(
             raise DiskError(f"{folder}: {what} need about {needed} bytes")
 
     monkeypatch.setattr(distilled_module, "check_disk", small)
-    with pytest.raises(DiskError, match=r"distilled: two checkpoints need about [1-9]\d{4,} bytes"):
+    with pytest.raises(DiskError, match=r"two checkpoints need about [1-9]\d{4,} bytes"):
         convert(plan_of(folders("bert"), "distilled"), tmp_path / "made")
-    assert not list(tmp_path.rglob("texts-*"))
+    assert not (tmp_path / "made.partial").exists()
+
+
+def test_a_block_at_a_time_with_own_sampling_is_refused_before_anything_is_made(
+    pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distilled_module, "choose_blockwise", lambda *arguments: True)
+    options = ["--method", "distilled", "--own-sampling", "--trust-remote-code"]
+    assert main(["convert", str(pipeline_folder), str(tmp_path / "made"), *options]) == 1
+    assert "block by block there is no student that could sample" in capsys.readouterr().err
+    assert not (tmp_path / "made.partial").exists()
+
+
+def test_a_start_of_another_shape_is_refused_before_anything_is_made(folders: Folders, tmp_path: Path) -> None:
+    convert(plan_conversion(folders("bert"), Settings("exact")), tmp_path / "exact")
+    told = replace(FEW, start=str(tmp_path / "exact"))
+    plan = plan_conversion(folders("bert"), Settings("distilled", 1, calibration=told))
+    plan.recipes[QUERY] = replace(plan.recipes[QUERY], shape=(7, 8))
+    with pytest.raises(SettingsError, match=rf"'{QUERY}': expected shape \[7, 8\], to start from, got \[\d+, \d+\]"):
+        convert(plan, tmp_path / "made")
+    assert not (tmp_path / "made.partial").exists()
+
+
+def test_a_negative_seed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["convert", str(tmp_path), str(tmp_path / "made"), "--method", "calibrated", "--seed", "-1"])
+    assert "--seed: expected at least 0, got -1" in capsys.readouterr().err
