@@ -22,7 +22,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": f"as many more, only to watch the error with (default: {_DEFAULT.held_out})",
     },
     "batch": {"type": int, "metavar": "N", "help": f"rows in a call of the model (default: {_DEFAULT.batch})"},
-    "steps": {"type": int, "metavar": "N", "help": f"distillation steps (default: {_DEFAULT.steps})"},
+    "steps": {
+        "type": int,
+        "metavar": "N",
+        "help": f"distillation steps, block by block those of each block (default: {_DEFAULT.steps})",
+    },
     "start": {
         "metavar": "WHAT",
         "help": f"what distillation begins from: {', '.join(STARTS)}, or a ternary model (default: {_DEFAULT.start})",

@@ -30,7 +30,7 @@ class Calibration:
         samples: prompts whose trajectories, or sentences of which batches, are made.
         held_out: further ones that nothing is fitted to, to watch the error.
         batch: calls are made with this many at a time.
-        steps: distillation steps.
+        steps: distillation steps; block by block those of each block.
         start: what distillation begins from: one of `STARTS`, or the path of a ternary model.
         learning_rate: of the latent weights, at its highest; that of scales and dense tensors is half of it.
         low_rank: rank of a low-rank term beside the planes; 0 for none. Only distillation fits one.

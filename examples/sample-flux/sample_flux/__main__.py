@@ -99,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--shares",
         choices=SHARES,
         default=SHARES[0],
-        help="of each category: as many; more of two objects and numbers; more of what ternary weights lose most of",
+        help="even: as many of each category; more-pairs: more of two objects and numbers; as-lost: more of two "
+        "objects, position and attribution (default: even)",
     )
     command.set_defaults(run=print_prompts, pairs=len(CATEGORIES), threads=torch.get_num_threads())
 

@@ -107,7 +107,8 @@ def calibration_prompts(shares: str = "even") -> list[Prompt]:
 
     Args:
         shares: one of `SHARES`. "even" is every category once; "more-pairs" adds two categories once more, and
-            `placed_pairs`; "as-lost" has the categories twice of which ternary weights lose most.
+            `placed_pairs`; "as-lost" has two objects, position and attribution twice: those of which ternary weights
+            still lose something, beside numbers.
     """
     if shares not in SHARES:
         raise ValueError(f"no shares {shares!r}: choose from {', '.join(SHARES)}")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 REDRAWN = 24
-"""Steps after which the student samples anew: a step of sampling then adds about a hundredth to the work."""
+"""Steps after which the student samples anew: each of the pipeline's steps then adds about a hundredth to the work."""
 
 
 CHECKPOINT = "checkpoint.pt"
