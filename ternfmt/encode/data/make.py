@@ -127,7 +127,9 @@ def make_data(
     if unknown:
         raise DataError(f"{type(pipeline).__name__} does not take {', '.join(unknown)}: leave it out")
     counts = {"train": samples, "held-out": held_out}
-    chosen = {split: prompts_for(prompts, "image", split, n, seed) for split, n in counts.items()}
+    # Enough for the last run of the pipeline, which is a full one: other counts then find the same pictures.
+    enough = {split: n + PICTURES_PER_RUN - 1 for split, n in counts.items()}
+    chosen = {split: prompts_for(prompts, "image", split, n, seed) for split, n in enough.items()}
     runs = {split: min(n, PICTURES_PER_RUN) for split, n in counts.items()}
     check(first_call(pipeline, loaded.model, chosen["train"][:1], told))
     work = folder / f"pictures-{data_digest(plan, chosen if prompts else templates_digest(), told, runs, seed)}"

@@ -14,6 +14,9 @@ from .prompts import make_prompts, read_prompts, split_prompts
 _PLACES, _PIECE = 64, 1 << 16
 """Of a file, so many pieces of so many bytes are looked at: its header, and rows of most of its tensors."""
 
+_LOADED = (".json", ".safetensors", ".bin", ".model", ".txt", ".py")
+"""Ends of the names of files that a model or a pipeline is loaded from."""
+
 
 class DataError(ValueError):
     """A checkpoint lacks what is needed to run it on prompts or texts."""
@@ -29,11 +32,15 @@ def prompts_for(path: Path | None, kind: str, split: str, wanted: int, seed: int
 
 
 def data_digest(plan: Plan, *settings: Any) -> str:
-    """Of a checkpoint's files, wherever they lie, and of settings.
+    """Of the files of a checkpoint and of the pipeline that it is part of, wherever they lie, and of settings.
 
     Of each file its size and some of its bytes are looked at: all would take as long as reading the checkpoint.
     """
-    what = [sorted(map(_looks, plan.checkpoint.files)), *settings]
+    checkpoint = plan.checkpoint
+    files = set(checkpoint.files)
+    for folder in filter(None, [checkpoint.folder, checkpoint.pipeline]):
+        files |= {path for path in folder.rglob("*") if path.suffix in _LOADED and path.is_file()}
+    what = [sorted(map(_looks, files)), *settings]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 

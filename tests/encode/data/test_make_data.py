@@ -199,6 +199,25 @@ def test_more_data_than_is_wanted_changes_nothing(pipeline_folder, prompts, tmp_
     assert_same_calls(few, again)
 
 
+def test_pictures_for_templates_are_the_beginning_of_those_of_larger_counts(pipeline_folder, tmp_path, monkeypatch):
+    plan, drawn = plan_conversion(pipeline_folder, Settings()), {}
+    loaded = load_model(plan)
+
+    def record(pipeline, model, prompts, wanted, folder, **options):
+        slots = -(-wanted // trajectories.PICTURES_PER_RUN) * trajectories.PICTURES_PER_RUN
+        drawn[wanted] = folder, [prompts[n % len(prompts)] for n in range(slots)]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(make, "first_call", lambda *arguments: {})
+    monkeypatch.setattr(make, "record_trajectories", record)
+    for samples in (100, 200):
+        with pytest.raises(KeyboardInterrupt):
+            make_data(plan, loaded, tmp_path, samples=samples, held_out=1, trust_remote_code=True)
+    (folder, few), (same, many) = drawn[100], drawn[200]
+    assert folder == same
+    assert few == many[:128]
+
+
 @pytest.mark.usefixtures("two_pictures_per_run")
 def test_two_processes_do_not_draw_the_same_pictures(pipeline_folder, prompts, tmp_path):
     plan = plan_conversion(pipeline_folder, Settings())
@@ -233,6 +252,15 @@ def test_data_does_not_depend_on_where_the_checkpoint_lies(folders, tmp_path):
     weights = tmp_path / "copy" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     assert data_digest(one, 1) != data_digest(plan_conversion(tmp_path / "copy", Settings()), 1)
+
+
+def test_data_depends_on_all_of_the_pipeline(pipeline_folder, tmp_path):
+    shutil.copytree(pipeline_folder, tmp_path / "copy")
+    one, two = (plan_conversion(folder, Settings()) for folder in (pipeline_folder, tmp_path / "copy"))
+    assert data_digest(one) == data_digest(two)
+    scheduler = tmp_path / "copy" / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"shift": 2.5}))
+    assert data_digest(one) != data_digest(two)
 
 
 def test_options_that_the_pipeline_does_not_take_are_named(pipeline_folder, tmp_path, prompts):
