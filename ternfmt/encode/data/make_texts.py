@@ -61,8 +61,9 @@ def make_texts(
         "longest": longest,
     }
     if writes:
-        opening = next(_endless(prompts, "train", seed, tokenizer))
-        check({"input_ids": torch.tensor(tokenizer([opening])["input_ids"])})
+        for split in counts:
+            opening = next(_endless(prompts, split, seed, tokenizer))
+            check({"input_ids": torch.tensor([tokenizer(opening)["input_ids"][:OPENING_TOKENS]])})
     work = folder / f"texts-{data_digest(plan, what, seed)}"
     for number, (split, wanted) in enumerate(counts.items()):
         path = work / f"{split}.safetensors"

@@ -23,6 +23,7 @@ from torch import nn
 from ..data.blocks import Block
 from ..data.calls import Calls, map_tensors, tensors_in
 from ..data.checks import prepare_blocks
+from ..data.disk import check_disk
 from ..data.replay import Replay
 from ..run.solution import Solution, Solved
 from ..settings import LayerSettings
@@ -82,6 +83,7 @@ def solve_blocks(
     Raises:
         BlockError: the model's blocks do not run one after another, each once.
         ActivationError, NotFiniteError: an activation or the loss is NaN or Inf.
+        DiskError: activations would not fit on the disk.
     """
     together = BlockCalls(calls, held_out, settings)
     blocks = [b for b in prepare_blocks(loaded, together[0]).blocks if not layers.keys().isdisjoint(b.linears)]
@@ -95,7 +97,7 @@ def solve_blocks(
         part = _part(number)
         if part not in solution.parts():
             with runs_on(block.module, _device(loaded, settings)):
-                samples = keep_samples(loaded.model, block, number, student, teacher, work / "samples")
+                samples = keep_samples(loaded.model, block, number, len(together), student, teacher, work / "samples")
             solved, before, after = solve_block(
                 loaded, block, samples, together.training, layers, settings, dense_dtypes, start, number
             )
@@ -115,9 +117,13 @@ def _part(number: int) -> str:
 
 
 def keep_samples(
-    model: nn.Module, block: Block, number: int, student: Replay, teacher: Replay, folder: Path
+    model: nn.Module, block: Block, number: int, count: int, student: Replay, teacher: Replay, folder: Path
 ) -> list[Path]:
-    """Write what a block gets in the student and answers in the teacher, a file for each call."""
+    """Write what a block gets in the student and answers in the teacher, a file for each of ``count`` calls.
+
+    Raises:
+        DiskError: the first one is too large for the others to fit.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     files = []
@@ -128,6 +134,9 @@ def keep_samples(
             target = [t for _, t in tensors_in(model.get_submodule(block.name)(*inputs, **options))]
             files.append(folder / f"{index}.pt")
             torch.save(map_tensors(_own, (args, kwargs, target)), files[-1])
+            if index == 0:
+                needed = (count - 1) * files[0].stat().st_size
+                check_disk(folder, needed, f"inputs and answers of block {block.name!r} in {count} calls")
     return files
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from ternfmt.encode.data.calls import output_of
 from ternfmt.encode.data.checks import NeverRanError, check_layers_run, prepare_blocks
 from ternfmt.encode.data.make import check_data, make_data
 from ternfmt.encode.data.model import load_model
-from ternfmt.encode.data.prompts import PromptError
+from ternfmt.encode.data.prompts import PromptError, is_held_out
 from ternfmt.encode.data.replay import ActivationError
 from ternfmt.encode.data.source import DataError, data_digest
 from ternfmt.encode.data.texts import TextError
@@ -126,6 +127,17 @@ def test_a_language_models_own_text(folders, tmp_path, prompts):
     prepare_blocks(loaded, train.call(0, 1))
     with pytest.raises(TextError, match=r"prompts.txt: no train prompt of at least 8 tokens"):
         make_data(plan, loaded, tmp_path, prompts=prompts, samples=5, held_out=2)
+
+
+def test_held_out_prompts_that_are_too_short_are_refused_before_text_is_written(folders, tmp_path):
+    plan = plan_conversion(folders("llama"), Settings())
+    long = (f"line {n} has rather more words in it than eight tokens would hold" for n in count())
+    short = (f"line {n}" for n in count())
+    lines = next(t for t in long if not is_held_out(t)), next(t for t in short if is_held_out(t))
+    (tmp_path / "prompts.txt").write_text("\n".join(lines))
+    with pytest.raises(TextError, match=r"prompts.txt: no held-out prompt of at least 8 tokens"):
+        make_data(plan, load_model(plan), tmp_path / "work", prompts=tmp_path / "prompts.txt", samples=5, held_out=2)
+    assert not list((tmp_path / "work").rglob("*"))
 
 
 def test_a_transformer_without_its_pipeline_is_refused(folders, pipeline_folder):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ternfmt.encode.data.calls import output_of
+from ternfmt.encode.data.disk import DiskError
 from ternfmt.encode.distilled import accounting, blockwise
 from ternfmt.encode.distilled.blockwise import runs_on
 from ternfmt.encode.distilled.settings import DistilledSettings, SettingsError
@@ -61,6 +62,15 @@ def test_blocks_are_solved_one_after_another(tmp_path):
     # the model is as it was, and the caches are gone
     assert all(value.equal(model.model.state_dict()[name]) for name, value in before.model.state_dict().items())
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["log.jsonl"]
+
+
+def test_a_disk_that_a_blocks_samples_do_not_fit_is_refused(tmp_path, monkeypatch):
+    def small(folder, needed, what):
+        raise DiskError(f"{what} need {needed} bytes")
+
+    monkeypatch.setattr(blockwise, "check_disk", small)
+    with pytest.raises(DiskError, match=r"inputs and answers of block 'blocks.0' in \d+ calls need [1-9]\d{4,} bytes"):
+        run(tmp_path)
 
 
 def test_a_run_that_was_killed_goes_on_with_the_next_block(tmp_path):
