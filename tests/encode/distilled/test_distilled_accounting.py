@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import replace
 
 import pytest
@@ -99,6 +100,6 @@ def test_block_wise_is_chosen_where_the_student_does_not_fit(monkeypatch):
         assert choose_blockwise(model, tiny.layers(model), SETTINGS) is expected
 
 
-def test_free_memory_is_found_on_linux():
+def test_free_memory_is_found_on_linux_alone():
     free = accounting.free_bytes(torch.device("cpu"))
-    assert free is None or 0 < free < 1 << 50
+    assert 0 < free < 1 << 50 if sys.platform == "linux" else free is None

@@ -42,11 +42,15 @@ class Killed:
         return self.real(number, size)
 
 
-def run(folder, settings=SETTINGS, until=None, halved=False):
-    pipeline = Pipeline("doubled")
+def calls_of(pipeline, folder):
     for split in ("train", "held-out"):
         record_trajectories(pipeline, pipeline.transformer, ["a red fox", "rain"], 8, folder / "data" / split, batch=4)
-    calls, held_out = (OwnSampling(Trajectories(folder / "data", split)) for split in ("train", "held-out"))
+    return [OwnSampling(Trajectories(folder / "data", split)) for split in ("train", "held-out")]
+
+
+def run(folder, settings=SETTINGS, until=None, halved=False):
+    pipeline = Pipeline("doubled")
+    calls, held_out = calls_of(pipeline, folder)
     if until is not None:
         calls.call = Killed(calls, until)
     model = make_loaded(pipeline.transformer, ["mix.weight"])
@@ -102,7 +106,7 @@ def test_block_by_block_is_refused(tmp_path):
 
 
 def test_errors_that_guidance_cancels_cost_little(tmp_path):
-    calls, _ = run(tmp_path)
+    calls, _ = calls_of(Pipeline("doubled"), tmp_path)
     assert calls.mix == (-1, 2)
     theirs = torch.zeros(4, 3, 5)
     same, other = torch.ones(2, 3, 5), torch.cat([2 * torch.ones(2, 3, 5), torch.ones(2, 3, 5)])
