@@ -28,7 +28,6 @@ from sample_flux.compare import GUIDANCE, picture_distance, velocity_errors
 from sample_flux.draw import draw, load_pipeline
 from sample_flux.prompts import CATEGORIES
 from sample_flux.ternary import assemble_pipeline
-from ternfmt.encode import solve
 from ternfmt.encode.calibration import Calibration
 from ternfmt.encode.convert import convert
 from ternfmt.encode.data.own_sampling import OwnSampling
@@ -45,15 +44,12 @@ TEACHERS_STATES: Patches = {(OwnSampling, "draw"): lambda self, *arguments: None
 ANSWERS: Patches = {(train, "guided_loss"): lambda ours, theirs, *rest: output_loss(ours, theirs)}
 ALL_LEVELS: Patches = {(OwnSampling, "by_level"): lambda self, answers, call: answers}
 
-ONE_PROMPT: Patches = {(solve, "BLENDED_SHARE"): 0.0}
-
 VARIANTS: Mapping[str, Patches | None] = {
     "without": None,
-    "guided answers alone": {**TEACHERS_STATES, **ALL_LEVELS, **ONE_PROMPT},
-    "states of its own alone": {**ANSWERS, **ALL_LEVELS, **ONE_PROMPT},
-    "both": {**ALL_LEVELS, **ONE_PROMPT},
-    "both, by noise level": ONE_PROMPT,
-    "both, by noise level, prompts blended": {},
+    "guided answers alone": {**TEACHERS_STATES, **ALL_LEVELS},
+    "states of its own alone": {**ANSWERS, **ALL_LEVELS},
+    "both": ALL_LEVELS,
+    "both, by noise level": {},
 }
 """What is patched; None does without `OwnSampling`."""
 

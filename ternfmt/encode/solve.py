@@ -23,7 +23,7 @@ from .data.calls import Calls, Progress
 from .data.checks import check_layers_run, prepare_blocks
 from .data.make import check_data, make_data
 from .data.model import LoadedModel, is_diffusers, load_model
-from .data.own_sampling import BLENDED_SHARE, OwnSampling, Sample, mix_of, states_in_call
+from .data.own_sampling import OwnSampling, Sample, mix_of, states_in_call
 from .data.trajectories import Trajectories
 from .distilled.parallel import ranks
 from .distilled.settings import DistilledSettings
@@ -139,7 +139,7 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
     if here.is_first:
         here.share(plan.to_json())
     if isinstance(calls, Trajectories) and isinstance(held_out, Trajectories) and told.own_sampling:
-        calls, held_out = OwnSampling(calls, BLENDED_SHARE), OwnSampling(held_out)
+        calls, held_out = OwnSampling(calls), OwnSampling(held_out)
     distilled = Solution(folder / "distilled")
     distill(loaded, calls, held_out, plan.layers, distilled, settings, work / "distilled", tell, dtypes, start)
     return plan, distilled

@@ -9,7 +9,7 @@ state come in one call, and `mixed` makes of the answers what the sampler would.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -25,9 +25,6 @@ from .trajectories import Trajectories, call_of, noisy, stack
 
 OWN_SHARE = 0.5
 """Of the states of a call, once the student has sampled."""
-
-BLENDED_SHARE = 0.5
-"""Of the states of a call to learn from: those that are asked about with a blend of two prompts."""
 
 Sample = tuple[Row, ...]
 
@@ -53,8 +50,6 @@ class OwnSampling:
 
     Args:
         recorded: the teacher's samples.
-        blended: share of the states that are asked about with a blend of two prompts' conditioning (as mixup, Zhang et
-            al. 2018, arXiv:1710.09412): there are more prompts in the world than sentences to learn from.
 
     Attributes:
         mix: R numbers: what the answers to a state are multiplied with before they are added.
@@ -63,8 +58,8 @@ class OwnSampling:
         TrajectoryError: rows of a sample do not fit into one batch, or what sampling goes by is no sum of answers.
     """
 
-    def __init__(self, recorded: Trajectories, blended: float = 0.0) -> None:
-        self._seed, self._stream, self._blended = recorded.seed, recorded.stream, blended
+    def __init__(self, recorded: Trajectories) -> None:
+        self._seed, self._stream = recorded.seed, recorded.stream
         self._scale = recorded.samples[0][0].scale
         self.mix = mix_of(recorded.samples)
         groups: dict[str, list[Sample]] = {}
@@ -90,10 +85,7 @@ class OwnSampling:
             samples += [own.samples[n] for n in which]
             levels += [own.samples[0][0].levels[step] for step in steps]
             states = torch.cat([states, stack([own.states[s][n] for s, n in zip(steps, which, strict=True)])])
-        call = self._ask(samples, states, torch.tensor(levels))
-        if self._blended:
-            _blend(call, samples[0][0].tensors, len(self.mix), self._blended, rng)
-        return call
+        return self._ask(samples, states, torch.tensor(levels))
 
     @torch.no_grad()
     def draw(self, answer: Callable[[dict[str, Any]], Any], number: int, size: int) -> None:
@@ -172,18 +164,6 @@ def states_in_call(size: int, rows: int) -> int:
             f"--batch: {size} rows in a process, expected a multiple of {rows}, the rows that are asked of a state"
         )
     return size // rows
-
-
-def _blend(call: dict[str, Any], names: Iterable[str], rows: int, share: float, rng: np.random.Generator) -> None:
-    """Move the conditioning of a share of the states towards that of others, each of the ``rows`` to the same one."""
-    count = len(call[TIME]) // rows
-    weight = torch.from_numpy(rng.random(count) * (rng.random(count) < share))
-    other = torch.from_numpy(rng.permutation(count))
-    for name in names:
-        if name in call and call[name].is_floating_point():
-            parts = call[name].unflatten(0, (rows, count))
-            weights = weight.to(parts).view(1, -1, *[1] * (parts.ndim - 2))
-            call[name] = parts.lerp(parts[:, other], weights).flatten(0, 1)
 
 
 def _some(rng: np.random.Generator, samples: list[Sample], count: int) -> list[Sample]:

@@ -129,25 +129,6 @@ def test_half_of_the_states_are_those_that_the_student_gets_to(kind, tmp_path):
         assert not any(torch.equal(hidden, state) for state in torch.cat(states))
 
 
-@pytest.mark.parametrize("kind", MIX)
-def test_half_of_the_states_are_asked_about_with_a_blend_of_two_prompts(kind, tmp_path):
-    plain = own_sampling(Pipeline(kind), tmp_path)
-    rows, blended = len(plain.mix), OwnSampling(Trajectories(tmp_path), 0.5)
-    one, two = (calls.call(0, 64 * rows) for calls in (plain, blended))
-    assert torch.equal(one["hidden_states"], two["hidden_states"])
-    assert torch.equal(one["timestep"], two["timestep"])
-    before, after = (call["encoder_hidden_states"].unflatten(0, (rows, 64)).flatten(2) for call in (one, two))
-    moved = (before != after).any(2).any(0)
-    assert 10 < moved.sum() < 40  # two prompts may be one
-    for state in moved.nonzero().flatten():
-        way, ways = (after - before)[:, state], before - before[:, state, None]
-        parts = [(way * other).sum() / other.square().sum().clamp(min=1e-9) for other in ways.unbind(1)]
-        assert any(
-            0 < part < 1 and torch.allclose(way, part * other, atol=1e-5)
-            for part, other in zip(parts, ways.unbind(1), strict=True)
-        )
-
-
 def test_a_call_follows_from_its_number_and_what_was_drawn(tmp_path):
     pipeline = Pipeline("doubled")
     one = own_sampling(pipeline, tmp_path)
