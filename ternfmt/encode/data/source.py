@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from ..plan import Plan
+from ..source.checkpoint import pipeline_components
 from .prompts import make_prompts, read_prompts, split_prompts
 
 _PLACES, _PIECE = 64, 1 << 16
@@ -37,9 +38,11 @@ def data_digest(plan: Plan, *settings: Any) -> str:
     Of each file its size and some of its bytes are looked at: all would take as long as reading the checkpoint.
     """
     checkpoint = plan.checkpoint
-    files = set(checkpoint.files)
-    for folder in filter(None, [checkpoint.folder, checkpoint.pipeline]):
-        files |= {path for path in folder.rglob("*") if path.suffix in _LOADED and path.is_file()}
+    files, folders = set(checkpoint.files), [checkpoint.folder] if checkpoint.folder else []
+    if checkpoint.pipeline:  # not all that lies in it: what is made may, too
+        folders += [checkpoint.pipeline / name for name in ("", *pipeline_components(checkpoint.pipeline))]
+    for folder in folders:
+        files |= {path for path in folder.glob("*") if path.suffix in _LOADED and path.is_file()}
     what = [sorted(map(_looks, files)), *settings]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
 

@@ -269,6 +269,8 @@ def test_data_does_not_depend_on_where_the_checkpoint_lies(folders, tmp_path):
 def test_data_depends_on_all_of_the_pipeline(pipeline_folder, tmp_path):
     shutil.copytree(pipeline_folder, tmp_path / "copy")
     one, two = (plan_conversion(folder, Settings()) for folder in (pipeline_folder, tmp_path / "copy"))
+    (tmp_path / "copy" / "made.partial").mkdir()
+    (tmp_path / "copy" / "made.partial" / "plan.json").touch()
     assert data_digest(one) == data_digest(two)
     scheduler = tmp_path / "copy" / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"shift": 2.5}))
