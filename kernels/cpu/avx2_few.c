@@ -194,10 +194,10 @@ INLINE void streams_a8(const uint8_t *codes, size_t row_bytes, size_t count, siz
     }
 }
 
-/* Up to STREAMED_ROWS rows of x, and of GROUP rows of the weight or more up to A8_PART whole steps each, so that sums fit
- * an int16. Where GROUP does not divide, some are done again. */
+/* Up to STREAMED_ROWS rows of x, and of GROUP rows of the weight or more up to A8_PART whole steps each, so that sums
+ * fit an int16. Where GROUP does not divide, some are done again. */
 INLINE void pieces_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const char *x, size_t stride,
-                     size_t rows, int32_t *sums) {
+                      size_t rows, int32_t *sums) {
     __m256i mask = _mm256_set1_epi8(3), flip = _mm256_set1_epi8((char)0xAA);
     BARRIER(mask); /* else they are made anew for every row */
     BARRIER(flip);
@@ -231,8 +231,7 @@ INLINE void pieces_a8(const uint8_t *codes, size_t row_bytes, size_t count, size
 #pragma GCC unroll 8
             for (size_t j = 0; j < GROUP; j++)
                 lanes[r][j] = wide_sums(lanes[r][j]);
-            store(sums + r * count + first,
-                  _mm256_set_m128i(sums_of_lanes(lanes[r] + 4), sums_of_lanes(lanes[r])));
+            store(sums + r * count + first, _mm256_set_m128i(sums_of_lanes(lanes[r] + 4), sums_of_lanes(lanes[r])));
         }
     }
 }

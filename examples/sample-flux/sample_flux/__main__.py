@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 from collections.abc import Sequence
@@ -13,10 +14,13 @@ import numpy as np
 import torch
 
 from sample_flux.cases import make_cases
-from sample_flux.compare import GUIDANCE, Comparison, compare, judge_pictures, picture_distance, velocity_errors
+from sample_flux.compare import Comparison, compare, judge_pictures, picture_distance, velocity_errors
 from sample_flux.draw import draw, load_pipeline
+from sample_flux.pipeline import SampleFluxPipeline
 from sample_flux.progress import progress
 from sample_flux.prompts import CATEGORIES, SHARES, calibration_prompts
+
+GUIDANCE = inspect.signature(SampleFluxPipeline.__call__).parameters["guidance_scale"].default
 
 
 def judge(arguments: argparse.Namespace) -> int:

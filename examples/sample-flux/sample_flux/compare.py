@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +14,13 @@ from torch import Tensor
 from sample_flux.cases import Case, noise
 from sample_flux.draw import Pictures
 from sample_flux.judge import passes
-from sample_flux.pipeline import SampleFluxPipeline, patchify, predict_velocity
+from sample_flux.pipeline import patchify, predict_velocity
 from sample_flux.prompts import CATEGORIES
 from sample_flux.scenes import render, sample_scene
 
 RESAMPLES = 10_000
 TIMES = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
 VELOCITY_CASES = 96  # for `velocity_errors`: enough for two digits
-GUIDANCE: float = inspect.signature(SampleFluxPipeline.__call__).parameters["guidance_scale"].default
 
 Passed = npt.NDArray[np.bool_]
 
