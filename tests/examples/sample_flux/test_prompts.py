@@ -1,8 +1,9 @@
 import itertools
+from collections import Counter
 
 import pytest
 
-from sample_flux.cases import make_cases, noise
+from sample_flux.cases import MOST_SHARED, make_cases, noise
 from sample_flux.prompts import (
     CATEGORIES,
     SHARED,
@@ -114,6 +115,13 @@ def test_cases_have_seeds_of_their_own():
     assert len({case.seed for case in cases}) == len(cases) == 2 * 6 * 40
     held_out = split("evaluation")
     assert all(case.prompt in held_out[case.prompt.category] for case in cases[: 6 * 40])
+
+
+def test_of_categories_that_all_splits_share_there_are_few_cases():
+    cases = make_cases("evaluation", MOST_SHARED + 1)
+    counts = Counter(case.prompt.category for case in cases)
+    assert counts == {name: MOST_SHARED + (name not in SHARED) for name in CATEGORIES}
+    assert set(cases) > set(make_cases("evaluation", MOST_SHARED))
 
 
 def test_noise_depends_on_the_seed_alone():
