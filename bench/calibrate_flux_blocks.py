@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -60,15 +61,19 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=16, help="calibration samples (default: 16)")
     parser.add_argument("--hidden", type=int, default=3072, help=f"width, a multiple of {HEAD} (default: 3072)")
     arguments = parser.parse_args()
-    torch.set_default_dtype(torch.bfloat16)
+    # In float32, as `ternfmt convert` computes on a CPU.
     model = FluxTransformer2DModel(
         num_layers=1, num_single_layers=1, num_attention_heads=arguments.hidden // HEAD, guidance_embeds=True
     ).eval()
-    torch.set_default_dtype(torch.float32)
     loaded = make_loaded(model, [n for n, p in model.named_parameters() if p.ndim == 2 and "transformer_blocks." in n])
     layers = {name: LayerSettings("calibrated") for name in loaded.linears}
     dtypes = {name: "BF16" for name in loaded.names.values() if name not in layers}
     before, began, marks = peak_rss(), time.perf_counter(), []
+
+    def tell(what: str, _: float) -> None:
+        marks.append((what, time.perf_counter() - began))
+        print(what, file=sys.stderr, flush=True)
+
     with TemporaryDirectory() as name:
         folder = Path(name)
         solution = Solution(folder / "solution")
@@ -80,7 +85,7 @@ def main() -> None:
             solution,
             settings,
             folder / "work",
-            lambda what, share: marks.append((what, time.perf_counter() - began)),
+            tell,
             dtypes,
         )
     seconds = [round(after - start, 1) for (_, start), (_, after) in pairwise(marks)]

@@ -27,7 +27,7 @@ from sample_flux.model import SHIFT, TRANSFORMER, save_pipeline
 from sample_flux.ternary import convert_pipeline
 from sample_flux.training import BALANCED, Phase, Settings, Trainer
 
-HEAD = TRANSFORMER["attention_head_dim"]
+HEAD: int = TRANSFORMER["attention_head_dim"]
 TIME = 0.8  # noise level of the errors: where the words decide
 CONSTANT = 0.4  # share of the steps before the learning rate falls
 

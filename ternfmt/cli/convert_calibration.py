@@ -31,6 +31,27 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "WHAT",
         "help": f"what distillation begins from: {', '.join(STARTS)}, or a ternary model (default: {_DEFAULT.start})",
     },
+    "micro_batch": {
+        "type": int,
+        "metavar": "N",
+        "help": "of --batch, rows in one forward pass of distillation; gradients add up (default: all)",
+    },
+    "recompute": {
+        "action": "store_true",
+        "default": None,
+        "help": "distil without keeping activations inside blocks: less memory, a third more time",
+    },
+    "keep_codes": {
+        "action": "store_true",
+        "default": None,
+        "help": "distil scales, biases, norms and low-rank terms alone, and keep the codes of the start: a fraction of "
+        "the memory",
+    },
+    "feature_weight": {
+        "type": float,
+        "metavar": "W",
+        "help": "weight of the blocks' outputs in the loss of distillation (default: 0)",
+    },
     "learning_rate": {
         "type": float,
         "metavar": "LR",
@@ -49,7 +70,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "block_device": {
         "metavar": "DEVICE",
-        "help": "distil a block at a time here, while the model stays on --device: cuda, for models that do not fit it",
+        "help": "calibrate or distil a block at a time here, while the model stays on --device: cuda, for models that "
+        "do not fit it",
     },
     "compile": {
         "action": "store_true",
@@ -58,10 +80,26 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "sampling_steps": {"type": int, "metavar": "N", "help": "of the model's own pictures (default: the pipeline's)"},
     "guidance": {"type": float, "metavar": "G", "help": "of the model's own pictures (default: the pipeline's)"},
+    "size": {"type": int, "metavar": "PIXELS", "help": "of their height and width (default: the pipeline's)"},
     "seed": {"type": int, "metavar": "N", "help": "of prompts, noise and order (default: 0)"},
     "data": {"metavar": "FOLDER", "help": "keep what the model is fed here, for other conversions too"},
     "trust_remote_code": {"action": "store_true", "default": None, "help": "run Python files that lie in SRC"},
 }
+
+
+_DISTILLED = (
+    "steps",
+    "micro_batch",
+    "recompute",
+    "keep_codes",
+    "feature_weight",
+    "start",
+    "learning_rate",
+    "low_rank",
+    "own_sampling",
+    "compile",
+)
+"""Those of `distilled` alone."""
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,16 +117,21 @@ def calibration(args: argparse.Namespace) -> Calibration:
     if given and args.method not in DATA_METHODS:
         option = next(iter(given)).replace("_", "-")
         args.parser.error(f"--{option} goes with --method {' or '.join(DATA_METHODS)}")
-    for name in ("steps", "start", "learning_rate", "low_rank", "own_sampling", "block_device", "compile"):
+    for name in _DISTILLED:
         if name in given and args.method != "distilled":
             args.parser.error(f"--{name.replace('_', '-')} goes with --method distilled")
-    for name in ("samples", "held_out", "batch", "steps", "low_rank", "sampling_steps"):
+    for name in ("samples", "held_out", "batch", "steps", "micro_batch", "low_rank", "sampling_steps", "size"):
         if name in given and given[name] < 1:
             args.parser.error(f"--{name.replace('_', '-')}: expected at least 1, got {given[name]}")
     if given.get("seed", 0) < 0:
         args.parser.error(f"--seed: expected at least 0, got {given['seed']}")
     if given.get("own_sampling") and given.get("block_device"):
         args.parser.error("--own-sampling goes with training from end to end: leave --block-device out")
+    batch, micro = given.get("batch", _DEFAULT.batch), given.get("micro_batch", 1)
+    if batch % micro:
+        args.parser.error(f"--micro-batch: expected a divisor of --batch {batch}, got {micro}")
+    if not 0 <= given.get("feature_weight", 0.0) < float("inf"):
+        args.parser.error(f"--feature-weight: expected a number of at least 0, got {given['feature_weight']}")
     if not 0 < given.get("learning_rate", 1.0) < float("inf"):
         args.parser.error(f"--learning-rate: expected a number above 0, got {given['learning_rate']}")
     return Calibration(**given, device=args.device)

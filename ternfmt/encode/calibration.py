@@ -31,15 +31,21 @@ class Calibration:
         held_out: further ones that nothing is fitted to, to watch the error.
         batch: calls are made with this many at a time.
         steps: distillation steps; block by block those of each block.
+        micro_batch: samples in one forward pass of distillation, whose gradients add up; None is a whole batch.
+        recompute: keep no activations inside blocks for the backward pass, compute them again.
+        keep_codes: distil scales, biases, norms and low-rank terms alone, beside the codes of the start.
+        feature_weight: of the blocks' outputs in the loss of distillation.
         start: what distillation begins from: one of `STARTS`, or the path of a ternary model.
         learning_rate: of the latent weights, at its highest; that of scales and dense tensors is half of it.
         low_rank: rank of a low-rank term beside the planes; 0 for none. Only distillation fits one.
         own_sampling: learn from the student's own sampling, too, and what guidance makes of its answers.
         compile: let torch compile teacher and student for distillation.
         sampling_steps, guidance: of the trajectories; None is the pipeline's own default.
+        size: height and width of their pictures, in pixels; None is the pipeline's own default.
         seed: of prompts, noise and order.
         device: where the model runs, as torch names it.
-        block_device: where a block at a time is distilled, the model staying on ``device``; None distils there.
+        block_device: where a block at a time is calibrated or distilled, while the model stays on ``device``; None is
+            that, too.
         trust_remote_code: run the Python code that a pipeline's folder brings with it.
         data: folder that keeps the data for other conversions too; None keeps it until this one is done.
     """
@@ -49,6 +55,10 @@ class Calibration:
     held_out: int = 32
     batch: int = 16
     steps: int = 4000
+    micro_batch: int | None = None
+    recompute: bool = False
+    keep_codes: bool = False
+    feature_weight: float = 0.0
     start: str = "exact"
     learning_rate: float = 2e-3
     low_rank: int = 0
@@ -56,6 +66,7 @@ class Calibration:
     compile: bool = False
     sampling_steps: int | None = None
     guidance: float | None = None
+    size: int | None = None
     seed: int = 0
     device: str = "cpu"
     block_device: str | None = None

@@ -126,4 +126,8 @@ class Settings:
                 value["learning_rate"] = str(told.learning_rate)
                 if told.own_sampling:
                     value["own_sampling"] = True
+                if told.keep_codes:
+                    value["keep_codes"] = True
+                if told.feature_weight:
+                    value["feature_weight"] = str(told.feature_weight)
         return value

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .calibrated.memory import check_memory
 from .calibrated.output_error import measure_output_errors
 from .calibrated.settings import CalibratedSettings
 from .calibrated.solve import calibrate
@@ -94,10 +95,12 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
     calibrates = method == "calibrated" or told.start == "calibrated"
     dtypes = {name: recipe.dtype for name, recipe in plan.recipes.items() if name not in plan.layers}
     work = folder / "work"
-    settings, blockwise = _distilled_settings(told), False
+    settings, blockwise = _distilled_settings(told), None
     if method == "distilled" and not Solution(folder / "distilled").parts():
         own = told.own_sampling
         blockwise = check_distilled(loaded, plan.layers, settings, work / "distilled", dtypes, own_sampling=own)
+    if calibrates:
+        check_memory(loaded, plan.layers, torch_device(told.block_device or told.device))
 
     def check(call: dict[str, Any]) -> None:
         check_layers_run(loaded, call)
@@ -118,6 +121,7 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
         device=told.device,
         steps=told.sampling_steps,
         guidance=told.guidance,
+        options={} if told.size is None else {"height": told.size, "width": told.size},
         seed=told.seed,
         trust_remote_code=told.trust_remote_code,
         check=check,
@@ -131,7 +135,7 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
         start = solution = Solution(folder / "calibrated")
         # Distillation has data for thousands of steps; to begin well takes less.
         samples = told.samples if method == "calibrated" else min(told.samples, CalibratedSettings.samples)
-        calibrated_settings = CalibratedSettings(samples=samples, batch=told.batch)
+        calibrated_settings = CalibratedSettings(samples=samples, batch=told.batch, block_device=told.block_device)
         layers = {name: replace(layer, low_rank=0) for name, layer in plan.layers.items()}
         calibrate(loaded, calls, layers, solution, calibrated_settings, work / "calibrated", tell, dtypes)
         if method == "calibrated":
@@ -141,7 +145,19 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
     if isinstance(calls, Trajectories) and isinstance(held_out, Trajectories) and told.own_sampling:
         calls, held_out = OwnSampling(calls), OwnSampling(held_out)
     distilled = Solution(folder / "distilled")
-    distill(loaded, calls, held_out, plan.layers, distilled, settings, work / "distilled", tell, dtypes, start)
+    distill(
+        loaded,
+        calls,
+        held_out,
+        plan.layers,
+        distilled,
+        settings,
+        work / "distilled",
+        tell,
+        dtypes,
+        start,
+        blockwise=blockwise,
+    )
     return plan, distilled
 
 
@@ -149,8 +165,13 @@ def _distilled_settings(told: Calibration) -> DistilledSettings:
     return DistilledSettings(
         steps=told.steps,
         batch=told.batch,
+        micro_batch=told.micro_batch,
         muon_lr=told.learning_rate,
         adam_lr=told.learning_rate / 2,
+        train_codes=not told.keep_codes,
+        train_dense="biases" if told.keep_codes else "all",
+        feature_weight=told.feature_weight,
+        checkpoint_blocks=told.recompute,
         seed=told.seed,
         start=told.start_name,
         compile=told.compile,

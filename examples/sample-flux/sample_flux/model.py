@@ -18,7 +18,7 @@ from sample_flux.text_encoder import TextEncoder
 
 SHIFT = 3.0  # of the noise levels towards pure noise, where the words decide; in training and sampling
 
-TRANSFORMER = {
+TRANSFORMER: Mapping[str, Any] = {
     "patch_size": 1,
     "in_channels": 3 * PATCH * PATCH + 2,  # row and column
     "out_channels": 3 * PATCH * PATCH,

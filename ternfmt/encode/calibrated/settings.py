@@ -18,6 +18,8 @@ class CalibratedSettings:
         act_order: columns with the largest second moment first.
         asymmetric: aim at the teacher's outputs for the teacher's inputs; False aims at the teacher's weights.
         bias: correct the biases of linears that have one.
+        block_device: where blocks are solved, if not where the model is: the model on the CPU, a block at a time on
+            ``cuda``.
     """
 
     samples: int = 256
@@ -28,6 +30,7 @@ class CalibratedSettings:
     act_order: bool = True
     asymmetric: bool = True
     bias: bool = True
+    block_device: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("samples", 1), ("batch", 1), ("sweeps", 1), ("rounds", 0)):

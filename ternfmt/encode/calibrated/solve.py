@@ -7,7 +7,8 @@ and aims at what the teacher's linear makes of the teacher's inputs.
 Memory beyond the model: the student shares all parameters with the teacher but the linears of the block that is being
 solved. For the linears that read one input there are three float32 matrices of K x K (H, its factor, G), and up to
 seven while these are made: 6.6 GB at FLUX's largest K, 15,360. For one linear, about six arrays of its size in
-float32. Activations wait on disk, those of one call are in memory.
+float32 (`memory`). All of this and the block are on ``block_device``, while the model may be elsewhere. Activations
+wait on disk, those of one call are in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from ...container import DTYPES
 from ...tensor import TernaryTensor
-from ..data.blocks import Block, in_order
+from ..data.blocks import Block, in_order, runs_on
 from ..data.calls import CallList, Calls, Progress
 from ..data.model import LoadedModel
 from ..data.replay import Replay
@@ -77,6 +78,7 @@ def calibrate(
     data = CallList(calls, math.ceil(settings.samples / settings.batch), settings.batch)
     blocks = in_order(loaded.model, loaded.blocks, data[0])
     student = share_parameters(loaded.model)
+    device = loaded.device if settings.block_device is None else torch.device(settings.block_device)
     solved = solution.parts()
     teacher_replay = Replay(loaded.model, blocks, data, work / "teacher", resume=True)
     student_replay = Replay(student, blocks, data, work / "student", resume=True)
@@ -89,14 +91,15 @@ def calibrate(
         progress(f"block {number + 1} of {len(blocks)}: {block.name}", number / len(blocks))
         names = wanted[block.name]
         pair = _Pair(block, student.get_submodule(block.name), names, loaded, layers, dense_dtypes)
-        if names and block.name not in solved:
-            solution.add(block.name, _solve_block(pair, number, teacher_replay, student_replay, settings))
-        if number + 1 < len(blocks):
-            for name in names:
-                pair.put(name, solution)
-            student_replay.finish(number)
-            teacher_replay.finish(number)
-        pair.restore()
+        with runs_on([block.module, pair.student], device):
+            if names and block.name not in solved:
+                solution.add(block.name, _solve_block(pair, number, teacher_replay, student_replay, settings))
+            if number + 1 < len(blocks):
+                for name in names:
+                    pair.put(name, solution)
+                student_replay.finish(number)
+                teacher_replay.finish(number)
+            pair.restore()
     progress("calibrated", 1.0)
 
 

@@ -7,15 +7,15 @@ A block is an entry of the model's outermost numbered lists that holds a ternary
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from .calls import to_device
+from .calls import map_tensors, to_device
 
 
 class BlockError(ValueError):
@@ -106,3 +106,34 @@ def _home(path: str, lists: Sequence[str]) -> str:
         if entry != path:
             return entry
     return path
+
+
+@contextmanager
+def runs_on(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """Modules on another device for a while; their arguments follow them, and their answers come back.
+
+    Args:
+        modules: all on one device; they may share parameters.
+        device: where they run.
+    """
+    home = next(modules[0].parameters()).device
+    if home == device:
+        yield
+        return
+
+    def forward_of(real: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = map_tensors(lambda t: t.to(device), (args, kwargs))
+            return map_tensors(lambda t: t.to(home), real(*args, **kwargs))
+
+        return forward
+
+    for module in modules:
+        module.to(device)
+        module.forward = forward_of(module.forward)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.__dict__["forward"]
+            module.to(home)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,12 @@ class LoadedModel:
     def dtype(self) -> torch.dtype:
         """In which it computes."""
         return place_of(self.model)[1]
+
+    def alone(self, block: Block) -> LoadedModel:
+        """A block as a model of its own, without blocks."""
+        prefix = f"{block.name}."
+        names = {name.removeprefix(prefix): of for name, of in self.names.items() if name.startswith(prefix)}
+        return replace(self, model=block.module, linears=block.linears, names=names, blocks=())
 
 
 def make_loaded(model: nn.Module, tensor_names: Collection[str], names: Mapping[str, str] | None = None) -> LoadedModel:

@@ -19,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...pack import packed_columns
 from ..data.calls import tensors_in
 from ..settings import LayerSettings
+from ..torch_device import free_bytes
 from .muon import STACKED
-from .settings import DistilledSettings
+from .settings import DistilledSettings, SettingsError
 from .student import dense_parameters
 
 if TYPE_CHECKING:
@@ -211,26 +212,42 @@ def seconds(
     return flops * passes * settings.batch * settings.steps / (flops_per_second * utilisation)
 
 
+def student_bytes(loaded: LoadedModel, layers: Mapping[str, LayerSettings], settings: DistilledSettings) -> int:
+    """What training takes on the device beside the teacher, but for activations."""
+    dense = {name: "F32" for name in loaded.names.values() if name not in layers}
+    return inventory(loaded, layers, settings, dense).memory(settings, teacher_bytes=0).total
+
+
 def choose_blockwise(loaded: LoadedModel, layers: Mapping[str, LayerSettings], settings: DistilledSettings) -> bool:
     """Whether a student beside its teacher is too much for the memory there is; activations are not looked at."""
     free = free_bytes(loaded.device)
-    if free is None:
-        return False
-    dense = {name: "F32" for name in loaded.names.values() if name not in layers}
-    need = inventory(loaded, layers, settings, dense).memory(settings, teacher_bytes=0)  # the teacher is there
-    return need.total > HEADROOM * free
+    return free is not None and student_bytes(loaded, layers, settings) > HEADROOM * free
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that can still be had on a device; None where that cannot be found out."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo") as file:
-            found = {line.split(":")[0]: int(line.split()[1]) for line in file if line.endswith("kB\n")}
-        return found["MemAvailable"] * 1024
-    except (OSError, KeyError, ValueError):
-        return None
+def check_memory(
+    loaded: LoadedModel, layers: Mapping[str, LayerSettings], settings: DistilledSettings, *, blockwise: bool
+) -> None:
+    """Refuse what does not fit even without its activations: the whole student, or block by block its largest block.
+
+    Raises:
+        SettingsError: there is less memory.
+    """
+    device = loaded.device
+    parts = {"the whole student": student_bytes(loaded, layers, settings)}
+    if blockwise:
+        device = device if settings.block_device is None else torch.device(settings.block_device)
+        parts = {
+            f"block {block.name!r}": student_bytes(loaded.alone(block), layers, settings)
+            for block in loaded.blocks
+            if not layers.keys().isdisjoint(block.linears)
+        }
+    what, needed = max(parts.items(), key=lambda part: part[1])
+    free = free_bytes(device)
+    if free is not None and needed > free:
+        raise SettingsError(
+            f"{what} takes {needed / 1e9:.3g} GB of {device} while it is trained, and activations beside, but "
+            f"{free / 1e9:.3g} GB are free: use --keep-codes, which takes a fraction, or a device with more"
+        )
 
 
 def _same(shapes: Sequence[tuple[int, int, int, int]], n: int, k: int) -> int:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.blocks import Block
-from ..data.calls import Calls, map_tensors, tensors_in
+from ..data.blocks import Block, runs_on
+from ..data.calls import Calls, Progress, map_tensors, tensors_in
 from ..data.checks import prepare_blocks
 from ..data.disk import check_disk
 from ..data.replay import Replay
@@ -74,7 +74,7 @@ def solve_blocks(
     solution: Solution,
     settings: DistilledSettings,
     work: Path,
-    progress: Callable[[str, float], None],
+    progress: Progress,
     dense_dtypes: Mapping[str, str],
     start: Mapping[str, Solved] | None = None,
 ) -> None:
@@ -93,19 +93,33 @@ def solve_blocks(
     student = Replay(loaded.model, blocks, together, work / "student", resume=True)
     log = Log(work / "log.jsonl", float("inf"))
     began, done_before = time.monotonic(), len(solution.parts())
+
+    def tell(number: int, what: str, share: float) -> None:
+        done = number + share
+        left = (time.monotonic() - began) / (done - done_before) * (len(blocks) - done)
+        which = f"block {number + 1} of {len(blocks)}: {blocks[number].name}"
+        progress(f"{which}, {what}, {duration(left)} left", done / len(blocks))
+
     for number, block in enumerate(blocks):
         part = _part(number)
         if part not in solution.parts():
-            with runs_on(block.module, _device(loaded, settings)):
+            with runs_on([block.module], _device(loaded, settings)):
                 samples = keep_samples(loaded.model, block, number, len(together), student, teacher, work / "samples")
             solved, before, after = solve_block(
-                loaded, block, samples, together.training, layers, settings, dense_dtypes, start, number
+                loaded,
+                block,
+                samples,
+                together.training,
+                layers,
+                settings,
+                dense_dtypes,
+                start,
+                number,
+                partial(tell, number),
             )
             solution.add(part, solved)
             log.add(step=number, block=block.name, error_before=before, error=after)
-            left = (time.monotonic() - began) / (number + 1 - done_before) * (len(blocks) - number - 1)
-            what = f"block {number + 1} of {len(blocks)}: {block.name}, held-out error {before:.4g} -> {after:.4g}, "
-            progress(what + f"{duration(left)} left", (number + 1) / len(blocks))
+            tell(number, f"held-out error {before:.4g} -> {after:.4g}", 1.0)
         finish_block(loaded, block, number, student, teacher, solution, settings)
     shutil.rmtree(work / "samples", ignore_errors=True)
     for folder in ("teacher", "student"):
@@ -150,8 +164,11 @@ def solve_block(
     dense_dtypes: Mapping[str, str],
     start: Mapping[str, Solved] | None,
     number: int,
+    progress: Progress = lambda what, share: None,
 ) -> tuple[dict[str, Solved], float, float]:
     """Train block ``number`` with the first ``training`` of its samples, which `keep_samples` has written.
+
+    Progress is told step and loss.
 
     Returns:
         Its solved tensors, and its relative error on the other samples before training and as written.
@@ -167,14 +184,17 @@ def solve_block(
     for step in range(settings.steps):
         optimizers.train_codes(step)
         student.soften(hardness(settings, step))
+        total = 0.0
         for _ in range(micros):
             if not order:
                 order = rng.permutation(training).tolist()
             loss = block_loss(student.model, _load(samples[order.pop()], device), device)
             check_finite(loss, step)
             (loss / micros).backward()  # type: ignore[no-untyped-call]
+            total += loss.item() / micros
         optimizers.step(step)
         student.soften(1.0)
+        progress(f"step {step + 1} of {settings.steps}, loss {total:.4g}", (step + 1) / settings.steps)
     inside = {name: dense_dtypes[name] for name in student.dense}
     student.round_dense(inside)
     return student.solved(inside), before, _validate(student, samples[training:], device)
@@ -197,13 +217,7 @@ def block_student(
     start: Mapping[str, Solved] | None,
 ) -> Student:
     """A student of one block."""
-    names = {
-        name[len(block.name) + 1 :]: tensor
-        for name, tensor in loaded.names.items()
-        if name.startswith(block.name + ".")
-    }
-    alone = replace(loaded, model=block.module, linears=block.linears, names=names, blocks=())
-    return make_student(alone, layers, settings, dense_dtypes, start)
+    return make_student(loaded.alone(block), layers, settings, dense_dtypes, start)
 
 
 def finish_block(
@@ -218,7 +232,7 @@ def finish_block(
     """Let both replays pass a block: the teacher's as it is, the student's with what was solved."""
     device = _device(loaded, settings)
     if teacher.finished == number:
-        with runs_on(block.module, device):
+        with runs_on([block.module], device):
             teacher.finish(number)
     if student.finished == number:
         names = {f"{block.name}.{path}": path for path, _ in block.module.named_parameters()}
@@ -229,30 +243,8 @@ def finish_block(
                 solved[path] = solution[tensor]
         module = copy.deepcopy(block.module)
         put_in(module, solved)
-        with _in_place(loaded.model, block.name, module), runs_on(module, device):
+        with _in_place(loaded.model, block.name, module), runs_on([module], device):
             student.finish(number)
-
-
-@contextmanager
-def runs_on(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """A module on another device for a while; its arguments follow it, and its answers come back."""
-    home = next(module.parameters()).device
-    if home == device:
-        yield
-        return
-    real = module.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = map_tensors(lambda t: t.to(device), (args, kwargs))
-        return map_tensors(lambda t: t.to(home), real(*args, **kwargs))
-
-    module.to(device)
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.__dict__["forward"]
-        module.to(home)
 
 
 @contextmanager

@@ -118,12 +118,11 @@ def _block_by_block(
 ) -> Way:
     """The largest block, while the model lies in the host's memory."""
     largest = max(loaded.blocks, key=lambda block: _weights(block.linears.values()))
-    prefix = largest.name + "."
-    names = {name[len(prefix) :]: tensor for name, tensor in loaded.names.items() if name.startswith(prefix)}
-    alone = replace(loaded, model=largest.module, linears=largest.linears, names=names, blocks=())
     inside = {name: layers[name] for name in largest.linears}
     share = _weights(largest.linears.values()) / _weights(loaded.linears.values())
-    memory = inventory(alone, inside, settings, dtypes).memory(settings, teacher_bytes=0, activations=int(kept * share))
+    memory = inventory(loaded.alone(largest), inside, settings, dtypes).memory(
+        settings, teacher_bytes=0, activations=int(kept * share)
+    )
     # `steps` of each block: together as many operations as so many steps of the whole, without a teacher beside.
     return Way("block by block", settings, memory, _hours(flops, settings, teacher_too=False))
 

@@ -15,7 +15,7 @@ class Log:
         """Open for a run that has done ``step`` steps."""
         self._path = path
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= step]
+        kept = [line for line in lines if (of := _step_of(line)) is not None and of <= step]
         partial = path.with_suffix(".partial")
         partial.write_text("".join(line + "\n" for line in kept))
         os.replace(partial, path)
@@ -34,8 +34,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: str) -> float | None:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # half a line, of a run that was killed
+        return None  # half a line, of a run that was killed

@@ -14,7 +14,7 @@ from ..data.own_sampling import OwnSampling
 from ..run.solution import Solution, Solved
 from ..run.work_folder import write_json
 from ..settings import LayerSettings
-from .accounting import choose_blockwise, inventory
+from .accounting import check_memory, choose_blockwise, inventory
 from .blockwise import solve_blocks
 from .parallel import Ranks, ranks
 from .settings import DistilledSettings, SettingsError, check_layers
@@ -42,6 +42,8 @@ def distill(
     progress: Progress,
     dense_dtypes: Mapping[str, str],
     start: Mapping[str, Solved] | None = None,
+    *,
+    blockwise: bool | None = None,
 ) -> None:
     """Train a ternary student to answer as the teacher does, and put it into the solution.
 
@@ -60,6 +62,7 @@ def distill(
         progress: is told what is going on, and which share is done.
         dense_dtypes: dtype in the checkpoint of every dense tensor; those that are not named are not trained.
         start: tensors to start from, unless ``settings.start`` is ``exact``.
+        blockwise: what `check_distilled` has said, before there was data; None asks it now.
 
     Raises:
         SettingsError: something is asked for that cannot be; a layer takes part in no call.
@@ -72,8 +75,9 @@ def distill(
     here = ranks(loaded.device)
     if PART in solution.parts():
         return
-    own = isinstance(calls, OwnSampling)
-    blockwise = check_distilled(loaded, layers, settings, work, dense_dtypes, own_sampling=own)
+    if blockwise is None:
+        own = isinstance(calls, OwnSampling)
+        blockwise = check_distilled(loaded, layers, settings, work, dense_dtypes, own_sampling=own)
     work.mkdir(parents=True, exist_ok=True)
     if settings.blockwise is None and here.size == 1:
         write_json(work / DECIDED, {"blockwise": blockwise})
@@ -105,7 +109,7 @@ def check_distilled(
         True to train block by block.
 
     Raises:
-        SettingsError, DiskError: as for `distill`.
+        SettingsError, DiskError: as for `distill`; there is too little memory.
     """
     check_layers(layers, loaded.linears)
     if not layers:
@@ -120,6 +124,7 @@ def check_distilled(
         )
     if blockwise and here.size > 1:
         raise SettingsError(f"block by block there is one process, but torchrun has started {here.size}")
+    check_memory(loaded, layers, settings, blockwise=blockwise)
     if not blockwise:
         _check_disk(loaded, layers, settings, work, dense_dtypes)
     return blockwise

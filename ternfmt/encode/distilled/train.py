@@ -194,7 +194,8 @@ def train(
 ) -> float:
     """Go on from the work folder's checkpoint, if there is one, to the last step; then round as the file will.
 
-    Leaves ``log.jsonl`` in the folder: step, loss, relative output error on held-out calls, seconds.
+    Leaves ``log.jsonl`` in the folder: step, loss, relative output error on held-out calls, seconds. Progress tells the
+    latest of these with every step.
 
     Returns:
         That error of what is written.
@@ -207,24 +208,26 @@ def train(
         trainer.go_on_from(state)
     trainer.ranks.same_weights(trainer.student.model.parameters())
     log = Log(work / "log.jsonl", trainer.step) if first else None
-    if log is not None and trainer.step == 0:
-        log.add(step=0, error=trainer.validate(held_out), seconds=0.0)
-    elif trainer.step == 0:
-        trainer.validate(held_out)
+    news = ""
+    if trainer.step == 0:
+        error = trainer.validate(held_out)
+        news = f", held-out error {error:.4g}"
+        if log is not None:
+            log.add(step=0, error=error, seconds=0.0)
     saved, began, done = time.monotonic(), time.monotonic(), trainer.step
     while trainer.step < settings.steps:
         trainer.losses.append(trainer.train_step())
         last = trainer.step == settings.steps
         if trainer.step % settings.validate_every == 0 or last:
             loss, error = sum(trainer.losses) / len(trainer.losses), trainer.validate(held_out)
-            left = (time.monotonic() - began) / (trainer.step - done) * (settings.steps - trainer.step)
             trainer.losses.clear()
+            news = f", loss {loss:.4g}, held-out error {error:.4g}"
             if log is not None:
                 log.add(step=trainer.step, loss=loss, error=error, seconds=round(trainer.seconds, 1))
-                what = f"step {trainer.step} of {settings.steps}, loss {loss:.4g}, held-out error {error:.4g}, "
-                progress(what + f"{duration(left)} left", trainer.step / settings.steps)
-        elif first:
-            progress(f"step {trainer.step} of {settings.steps}", trainer.step / settings.steps)
+        if first:
+            left = (time.monotonic() - began) / (trainer.step - done) * (settings.steps - trainer.step)
+            what = f"step {trainer.step} of {settings.steps}{news}, {duration(left)} left"
+            progress(what, trainer.step / settings.steps)
         late = trainer.can_be_left and time.monotonic() - saved > settings.checkpoint_seconds
         if trainer.ranks.agree(last or late):
             if first:

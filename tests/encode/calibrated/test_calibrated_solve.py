@@ -1,6 +1,7 @@
 """A whole model: complete, better than without data, resumable, and the model as it was afterwards."""
 
 import copy
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from ternfmt.encode.calibrated import memory
+from ternfmt.encode.calibrated.memory import check_memory, layer_bytes
 from ternfmt.encode.calibrated.settings import CalibratedSettings
 from ternfmt.encode.calibrated.solve import calibrate, share_parameters
 from ternfmt.encode.data.calls import output_of
@@ -16,7 +19,7 @@ from ternfmt.encode.data_free import data_free
 from ternfmt.encode.run.solution import Solution
 from ternfmt.encode.settings import LayerSettings
 from ternfmt.tensor import TernaryTensor
-from tests.encode.calibrated.toy_model import WIDTH, ToyCalls, is_linear, make_toy
+from tests.encode.calibrated.toy_model import HIDDEN, WIDTH, ToyCalls, is_linear, make_toy
 
 SETTINGS = CalibratedSettings(samples=16, batch=4, rounds=2, sweeps=2)
 
@@ -70,6 +73,26 @@ def test_the_model_is_as_it_was(tmp_path):
     for name, value in loaded.model.state_dict().items():
         assert torch.equal(value, before[name])
     assert not any(module._forward_pre_hooks for module in loaded.model.modules())
+
+
+def test_blocks_on_another_device_come_out_the_same(tmp_path):
+    """``cpu:0`` is another name of the one device that every machine has, so that everything is moved there."""
+    loaded = make_toy()
+    here, there = (
+        solve(make_toy(), tmp_path / "here"),
+        solve(loaded, tmp_path / "there", settings=replace(SETTINGS, block_device="cpu:0")),
+    )
+    np.testing.assert_equal(as_arrays(there), as_arrays(here))
+    assert not any("forward" in vars(module) for module in loaded.model.modules())
+
+
+def test_a_layer_that_does_not_fit_is_named_with_what_it_takes(monkeypatch):
+    loaded, most = make_toy(), layer_bytes(WIDTH, HIDDEN)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: most)
+    check_memory(loaded, loaded.linears, loaded.device)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: most - 1)
+    with pytest.raises(ValueError, match=rf"'blocks.0.down.weight': .* \(second moments of {HIDDEN} columns\), but"):
+        check_memory(loaded, loaded.linears, loaded.device)
 
 
 def test_same_bytes_again(tmp_path):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ternfmt.encode import torch_device
 from ternfmt.encode.distilled import accounting
 from ternfmt.encode.distilled.accounting import (
     Activations,
@@ -101,5 +102,17 @@ def test_block_wise_is_chosen_where_the_student_does_not_fit(monkeypatch):
 
 
 def test_free_memory_is_found_on_linux_alone():
-    free = accounting.free_bytes(torch.device("cpu"))
+    free = torch_device.free_bytes(torch.device("cpu"))
     assert 0 < free < 1 << 50 if sys.platform == "linux" else free is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has cgroups")
+def test_a_container_may_have_less_than_its_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_device, "CGROUP", tmp_path)
+    whole = torch_device.free_bytes(torch.device("cpu"))
+    (tmp_path / "memory.current").write_text("5000\n")
+    (tmp_path / "memory.stat").write_text("anon 3000\ninactive_file 1500\n")
+    (tmp_path / "memory.max").write_text("9000\n")
+    assert torch_device.free_bytes(torch.device("cpu")) == 9000 - 5000 + 1500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert torch_device.free_bytes(torch.device("cpu")) == pytest.approx(whole, rel=0.2)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
+from ternfmt.encode.data.blocks import runs_on
 from ternfmt.encode.data.calls import output_of
 from ternfmt.encode.data.disk import DiskError
 from ternfmt.encode.distilled import accounting, blockwise
-from ternfmt.encode.distilled.blockwise import runs_on
 from ternfmt.encode.distilled.settings import DistilledSettings, SettingsError
 from ternfmt.encode.distilled.solve import distill
 from ternfmt.encode.distilled.student import put_in
@@ -50,8 +51,10 @@ def test_blocks_are_solved_one_after_another(tmp_path):
     before = tiny.loaded()
     model, solution = run(tmp_path, progress=lambda what, share: told.append((what, share)))
     assert solution.parts() == {"block-000", "block-001"}
-    assert [share for _, share in told] == [0.5, 1.0]
-    assert "block 1 of 2: blocks.0, held-out error" in told[0][0]
+    assert [share for _, share in told] == sorted(share for _, share in told)
+    assert len(told) == 2 * (SETTINGS.steps + 1)
+    assert re.fullmatch(rf"block 1 of 2: blocks.0, step 1 of {SETTINGS.steps}, loss [\d.e-]+, \d+ s left", told[0][0])
+    assert "block 1 of 2: blocks.0, held-out error" in told[SETTINGS.steps][0]
     log = [json.loads(line) for line in (tmp_path / "work" / "log.jsonl").read_text().splitlines()]
     assert [line["block"] for line in log] == ["blocks.0", "blocks.1"]
     assert all(line["error"] < line["error_before"] for line in log)
@@ -80,14 +83,15 @@ def test_a_run_that_was_killed_goes_on_with_the_next_block(tmp_path):
         pass
 
     def kill(what, share):
-        raise Killed
+        if "held-out" in what:
+            raise Killed
 
     with pytest.raises(Killed):
         run(tmp_path / "twice", progress=kill)
     assert Solution(tmp_path / "twice" / "solution").parts() == {"block-000"}
     told = []
-    _, again = run(tmp_path / "twice", progress=lambda what, share: told.append(share))
-    assert told == [1.0]
+    _, again = run(tmp_path / "twice", progress=lambda what, share: told.append(what))
+    assert all(what.startswith("block 2 of 2") for what in told)
     for part in ("block-000", "block-001"):
         ours, theirs = ((s.folder / f"{part}.safetensors").read_bytes() for s in (again, whole))
         assert ours == theirs
@@ -101,7 +105,11 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     assert told == []
 
 
-@pytest.mark.parametrize(("before", "after"), [(1 << 40, 1), (1, 1 << 40)])
+MUCH = 1 << 40
+LITTLE = accounting.student_bytes(tiny.loaded(), tiny.layers(tiny.loaded()), SETTINGS)  # a block, but not with headroom
+
+
+@pytest.mark.parametrize(("before", "after"), [(MUCH, LITTLE), (LITTLE, MUCH)])
 def test_a_run_goes_on_in_the_way_it_was_begun_whatever_memory_there_is(tmp_path, monkeypatch, before, after):
     settings = replace(SETTINGS, steps=2, blockwise=None)
     monkeypatch.setattr(accounting, "free_bytes", lambda device: before)
@@ -113,6 +121,18 @@ def test_a_run_goes_on_in_the_way_it_was_begun_whatever_memory_there_is(tmp_path
     monkeypatch.setattr(accounting, "free_bytes", lambda device: after)
     _, solution = run(tmp_path, settings)
     assert solution.parts() == parts
+
+
+def test_a_block_that_does_not_fit_is_refused_with_both_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(accounting, "free_bytes", lambda device: 1000)
+    with pytest.raises(SettingsError, match=r"block 'blocks\.\d' takes \S+ GB of cpu while it is .* 1e-06 GB are free"):
+        run(tmp_path)
+
+
+def test_a_student_that_does_not_fit_is_refused_where_blocks_are_not_wanted(tmp_path, monkeypatch):
+    monkeypatch.setattr(accounting, "free_bytes", lambda device: LITTLE - 1)
+    with pytest.raises(SettingsError, match="the whole student takes"):
+        run(tmp_path, replace(SETTINGS, blockwise=False))
 
 
 def test_blocks_on_another_device_come_out_the_same(tmp_path):
@@ -162,7 +182,7 @@ def test_a_block_on_another_device_takes_and_gives_tensors_where_it_was():
             return torch.ones(2), (torch.zeros(2),)
 
     block = Block()
-    with runs_on(block, torch.device("meta")):
+    with runs_on([block], torch.device("meta")):
         answer = block(torch.ones(3), time=torch.ones(3))
     assert seen == ["block to meta", "input on meta and meta", "block to cpu"]
     assert answer[0].device.type == answer[1][0].device.type == "cpu"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from ternfmt.encode.data.calls import output_of
 from ternfmt.encode.data.disk import DiskError
 from ternfmt.encode.data.model import make_loaded
 from ternfmt.encode.distilled import checkpoint
-from ternfmt.encode.distilled.log import duration
+from ternfmt.encode.distilled.log import Log, duration
 from ternfmt.encode.distilled.losses import NotFiniteError
 from ternfmt.encode.distilled.settings import DistilledSettings, SettingsError
 from ternfmt.encode.distilled.solve import distill
@@ -39,10 +40,10 @@ def quiet(what: str, share: float) -> None:
     assert 0 <= share <= 1
 
 
-def run(folder, settings=SETTINGS, planes=1, kind="velocity", start=None, calls=None, **layer):
+def run(folder, settings=SETTINGS, planes=1, kind="velocity", start=None, calls=None, progress=quiet, **layer):
     model = tiny.loaded(kind)
     solution = Solution(folder / "solution")
-    arguments = (tiny.layers(model, planes, **layer), solution, settings, folder / "work", quiet)
+    arguments = (tiny.layers(model, planes, **layer), solution, settings, folder / "work", progress)
     distill(model, calls or Noise(1), Noise(2), *arguments, tiny.dense_dtypes(model), start)
     return model, solution
 
@@ -300,6 +301,26 @@ def test_one_seed_one_result(tmp_path):
     _, second = run(tmp_path / "2", low_rank=2)
     files = [sorted((s.folder).glob("*.safetensors")) for s in (first, second)]
     assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
+
+
+def test_every_step_tells_the_latest_error_and_the_time_left(tmp_path):
+    told = []
+    run(tmp_path, progress=lambda what, share: told.append(what))
+    first, second, third = told[:3]
+    assert re.fullmatch(r"step 1 of 6, held-out error \S+, \d+ s left", first)
+    assert re.fullmatch(r"step 2 of 6, loss \S+, held-out error \S+, \d+ s left", second)
+    assert third.split(", ")[1:3] == second.split(", ")[1:3]
+    assert told[-1] == f"held-out error {log_of(tmp_path)[-1]['error']:.4g} of what is written"
+
+
+def test_half_a_line_of_a_killed_run_is_dropped(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 3}\n{"st')
+    Log(path, 2).add(step=2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    path.write_text('{"step": 1}\n{"st')
+    Log(path, float("inf")).add(step=2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 @pytest.mark.parametrize(("value", "text"), [(3.2, "3 s"), (90, "90 s"), (600, "10 min"), (12_000, "3 h 20 min")])
