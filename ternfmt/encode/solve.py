@@ -21,7 +21,7 @@ from .calibrated.settings import CalibratedSettings
 from .calibrated.solve import calibrate
 from .calibration import STARTS, Calibration
 from .data.calls import Calls, Progress
-from .data.checks import check_layers_run, prepare_blocks
+from .data.checks import check_activation_disk, check_layers_run, prepare_blocks
 from .data.make import check_data, make_data
 from .data.model import LoadedModel, is_diffusers, load_model
 from .data.own_sampling import OwnSampling, Sample, mix_of, states_in_call
@@ -99,13 +99,21 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
     if method == "distilled" and not Solution(folder / "distilled").parts():
         own = told.own_sampling
         blockwise = check_distilled(loaded, plan.layers, settings, work / "distilled", dtypes, own_sampling=own)
+    # Distillation has data for thousands of steps; to begin well takes less.
+    samples = told.samples if method == "calibrated" else min(told.samples, CalibratedSettings.samples)
+    calibrated = CalibratedSettings(samples=samples, batch=told.batch, block_device=told.block_device)
     if calibrates:
         check_memory(loaded, plan.layers, torch_device(told.block_device or told.device))
 
     def check(call: dict[str, Any]) -> None:
         check_layers_run(loaded, call)
         if calibrates or blockwise:
-            prepare_blocks(loaded, call)
+            ready = prepare_blocks(loaded, call)
+            if calibrates:
+                check_activation_disk(ready, call, calibrated.samples, work / "calibrated", with_samples=False)
+            if blockwise:
+                count = settings.samples + settings.validation_calls * settings.batch
+                check_activation_disk(ready, call, count, work / "distilled", with_samples=True)
 
     def check_drawn(samples: Sequence[Sample]) -> None:
         if told.own_sampling:
@@ -133,11 +141,8 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
     if calibrates:
         loaded = prepare_blocks(loaded, calls.call(0, 1))
         start = solution = Solution(folder / "calibrated")
-        # Distillation has data for thousands of steps; to begin well takes less.
-        samples = told.samples if method == "calibrated" else min(told.samples, CalibratedSettings.samples)
-        calibrated_settings = CalibratedSettings(samples=samples, batch=told.batch, block_device=told.block_device)
         layers = {name: replace(layer, low_rank=0) for name, layer in plan.layers.items()}
-        calibrate(loaded, calls, layers, solution, calibrated_settings, work / "calibrated", tell, dtypes)
+        calibrate(loaded, calls, layers, solution, calibrated, work / "calibrated", tell, dtypes)
         if method == "calibrated":
             return plan, solution
     if here.is_first:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from .blocks import in_order, place_of
+from .blocks import Block, in_order, place_of
 from .calls import tensors_in, to_device
+from .disk import check_disk
 from .model import LoadedModel
 from .replay import ActivationError, check_replay
 
@@ -52,6 +54,46 @@ def check_layers_run(loaded: LoadedModel, call: dict[str, Any]) -> None:
             f"{len(missing)} of {len(loaded.linears)} ternary layers never ran: {', '.join(missing[:5])}"
             f"{' ...' if len(missing) > 5 else ''}: keep them dense with --exclude, or use a method without calibration"
         )
+
+
+def check_activation_disk(
+    loaded: LoadedModel, call: dict[str, Any], samples: int, work: Path, *, with_samples: bool
+) -> None:
+    """Look whether what lies on disk between blocks will fit.
+
+    For each sample that is what `Replay` keeps, in the teacher and in the student: a block's outputs, and those of the
+    last block of each list.
+
+    Args:
+        loaded: the model.
+        call: one, of which the sizes for one sample are taken; texts may be longer later.
+        samples: how many there will be.
+        work: where activations will lie; those of an earlier run make room for new ones.
+        with_samples: a block's inputs and answers are kept beside, which `distilled` does block by block.
+
+    Raises:
+        DiskError: they will not fit.
+    """
+    outputs: dict[str, int] = {}
+    both: dict[str, int] = {}
+
+    def look(block: Block, args: Any, kwargs: Any, output: Any) -> None:
+        answers = [tensor for _, tensor in tensors_in(output)]
+        rows = answers[0].shape[0]
+        outputs[block.name] = sum(t.nbytes for t in answers) // rows
+        both[block.name] = outputs[block.name] + sum(t.nbytes for _, t in tensors_in((args, kwargs))) // rows
+
+    with ExitStack() as stack, torch.no_grad():
+        for block in loaded.blocks:
+            hook = block.module.register_forward_hook(
+                lambda _, args, kwargs, output, block=block: look(block, args, kwargs, output), with_kwargs=True
+            )
+            stack.callback(hook.remove)
+        loaded.model(**to_device(dict(call), *place_of(loaded.model)))
+    last = {block.list_name: outputs[block.name] for block in loaded.blocks}
+    one = 2 * (max(outputs.values()) + sum(last.values())) + with_samples * max(both.values())
+    there = sum(path.stat().st_size for path in work.rglob("*.pt"))
+    check_disk(work, samples * one - there, f"activations of {samples} samples")
 
 
 def prepare_blocks(loaded: LoadedModel, call: dict[str, Any]) -> LoadedModel:

@@ -16,7 +16,7 @@ def check_disk(folder: Path, needed: int, what: str, instead: str = "choose anot
     """Refuse to begin what will not fit.
 
     Args:
-        folder: where it is to lie; exists.
+        folder: where it is to lie; it need not be there yet.
         needed: bytes.
         what: is to be written, for the message.
         instead: what to do if it does not fit.
@@ -24,7 +24,7 @@ def check_disk(folder: Path, needed: int, what: str, instead: str = "choose anot
     Raises:
         DiskError: less is free than is needed.
     """
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.is_dir())).free
     if needed * _SPARE > free:
         raise DiskError(
             f"{folder}: {what} need about {needed * _SPARE / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: {instead}"

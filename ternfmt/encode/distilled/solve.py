@@ -167,5 +167,4 @@ def _check_disk(
     memory = inventory(loaded, layers, settings, dense_dtypes).memory(settings, teacher_bytes=0)
     there = work / CHECKPOINT
     needed = 2 * (memory.gradients + memory.optimizer) - (there.stat().st_size if there.exists() else 0)
-    disk = next(path for path in (work, *work.parents) if path.is_dir())
-    check_disk(disk, needed, "two checkpoints", "choose another disk")
+    check_disk(work, needed, "two checkpoints", "choose another disk")

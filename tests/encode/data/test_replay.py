@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ternfmt.encode.data import checks
 from ternfmt.encode.data import replay as module
 from ternfmt.encode.data.blocks import Block, BlockError
 from ternfmt.encode.data.calls import output_of, tensors_in
+from ternfmt.encode.data.checks import check_activation_disk
 from ternfmt.encode.data.disk import DiskError
 from ternfmt.encode.data.model import make_loaded
 from ternfmt.encode.data.replay import ActivationError, Replay, check_replay
+from tests.encode.calibrated.toy_model import ToyCalls, make_toy
 
 
 def plain_inputs(model, blocks, call):
@@ -41,6 +44,17 @@ def assert_same(found, expected):
         assert name == other_name
         assert one.dtype == other.dtype
         assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize(("with_samples", "size"), [(False, 4 * 72 * 4), (True, 4 * 72 * 4 + 2 * 72 * 4 + 4)])
+def test_what_lies_on_disk_between_blocks_is_known_beforehand(tmp_path, monkeypatch, with_samples, size):
+    """Of a sample, 72 numbers of 4 bytes, in teacher and student: the block at hand, and the last one of the list."""
+    needed = []
+    monkeypatch.setattr(checks, "check_disk", lambda folder, bytes_needed, what: needed.append(bytes_needed))
+    check_activation_disk(make_toy(), ToyCalls().call(0, 2), 100, tmp_path, with_samples=with_samples)
+    (tmp_path / "left.pt").write_bytes(bytes(1000))
+    check_activation_disk(make_toy(), ToyCalls().call(0, 2), 100, tmp_path, with_samples=with_samples)
+    assert needed == [100 * size, 100 * size - 1000]
 
 
 def test_inputs_are_those_of_a_plain_pass(load, calls_of, kind, tmp_path):

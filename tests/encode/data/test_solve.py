@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ternfmt.encode import solve as solve_module
 from ternfmt.encode.calibrated import memory
 from ternfmt.encode.calibration import Calibration
 from ternfmt.encode.convert import convert
+from ternfmt.encode.data import disk
 from ternfmt.encode.data import make as make_module
 from ternfmt.encode.data import trajectories as trajectories_module
 from ternfmt.encode.data.disk import DiskError
@@ -428,6 +430,20 @@ def test_no_room_for_checkpoints_is_told_before_texts_are_made(
     with pytest.raises(DiskError, match=r"two checkpoints need about [1-9]\d{4,} bytes"):
         convert(plan_of(folders("bert"), "distilled"), tmp_path / "made")
     assert not (tmp_path / "made.partial").exists()
+
+
+@pytest.mark.parametrize("options", [["--method", "calibrated"], ["--method", "distilled", "--block-device", "cpu:0"]])
+def test_no_room_for_activations_is_told_before_there_are_any(
+    folders: Folders,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+) -> None:
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 20))
+    assert main(["convert", str(folders("bert")), str(tmp_path / "made"), "--samples", "5000", *options]) == 1
+    assert "activations of" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_a_block_at_a_time_with_own_sampling_is_refused_before_anything_is_made(
