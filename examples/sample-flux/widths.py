@@ -43,13 +43,15 @@ def train(width: int, steps: int, folder: Path) -> float:
     return sum(last) / len(last)
 
 
-def options(prompts: str, samples: int, steps: int) -> Mapping[str, tuple[str, ...]]:
+def options(folder: Path, samples: int, steps: int) -> Mapping[str, tuple[str, ...]]:
     """Options of `ternfmt convert` for each column."""
-    data = ("--prompts", prompts, "--trust-remote-code", "--samples", str(samples), "--held-out", "32", "--batch", "32")
+    prompts = ("--prompts", write_prompts(folder / "prompts.txt"), "--data", str(folder / "data"))
+    data = (*prompts, "--trust-remote-code", "--samples", str(samples), "--held-out", "32", "--batch", "32")
+    training = ("--start", "calibrated", "--steps", str(steps), "--learning-rate", "1e-3")
     return {
         "exact": ("--method", "exact"),
         "calibrated": ("--method", "calibrated", *data),
-        "distilled": ("--method", "distilled", "--start", "calibrated", "--steps", str(steps), *data),
+        "distilled": ("--method", "distilled", *training, *data),
     }
 
 
@@ -66,21 +68,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     for width in arguments.widths:
         if width % HEAD or width <= 0:
             parser.error(f"--widths {width}: expected a multiple of {HEAD}")
+    for name in ("steps", "distil", "samples"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} {getattr(arguments, name)}: expected at least 1")
     cases = make_cases("validation", 32)
     with TemporaryDirectory() as temporary:
-        columns = options(write_prompts(Path(temporary) / "prompts.txt"), arguments.samples, arguments.distil)
-        print(f"| width | loss of the original | {' | '.join(columns)} |\n{'|---' * (2 + len(columns))}|", flush=True)
+        columns = options(Path(temporary), arguments.samples, arguments.distil)
+        titles = ["width", "loss of the original", "block ratio", *columns]
+        print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|", flush=True)
         for width in arguments.widths:
             dense, ternary = Path(temporary) / "dense", Path(temporary) / "ternary"
             loss = train(width, arguments.steps, dense)
             cells = []
             for how in columns.values():
-                convert_pipeline(dense, ternary, *how)
+                size = convert_pipeline(dense, ternary, *how)
                 pipe = load_pipeline(ternary)
                 ternfmt_runtime.dequantize_(pipe.transformer)
                 errors = velocity_errors(load_pipeline(dense), pipe, cases)
                 cells.append(f"{100 * errors[TIME]:.3g}")
-            print(f"| {width} | {loss:.4f} | {' | '.join(cells)} |", flush=True)
+            print(f"| {width} | {loss:.4f} | {size.block_ratio:.2f}x | {' | '.join(cells)} |", flush=True)
     return 0
 
 

@@ -25,7 +25,7 @@ GUIDANCE = inspect.signature(SampleFluxPipeline.__call__).parameters["guidance_s
 
 def judge(arguments: argparse.Namespace) -> int:
     """Compare two models and print the result."""
-    cases = make_cases(arguments.split, arguments.pairs // len(CATEGORIES))
+    cases = make_cases(arguments.split, arguments.pairs // len(CATEGORIES), arguments.after // len(CATEGORIES))
     pipes = [load_pipeline(folder) for folder in (arguments.model_a, arguments.model_b)]
     drawings = []
     for folder, pipe in zip((arguments.model_a, arguments.model_b), pipes, strict=True):
@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("model_a", type=Path, metavar="MODEL_A")
     command.add_argument("model_b", type=Path, metavar="MODEL_B")
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.add_argument("--after", type=int, default=0, metavar="N", help="leave the first N of the pairs out")
     command.set_defaults(run=judge)
 
     command = commands.add_parser("draw", parents=[shared], help="draw pictures, in a process of their own")
@@ -111,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.pairs < len(CATEGORIES):
         parser.error(f"--pairs {arguments.pairs}: expected at least one for each of {len(CATEGORIES)} categories")
+    if not 0 <= getattr(arguments, "after", 0) <= arguments.pairs - len(CATEGORIES):
+        parser.error(f"--after {arguments.after}: expected at least {len(CATEGORIES)} less than --pairs")
     torch.set_num_threads(arguments.threads)
     return int(arguments.run(arguments))
 

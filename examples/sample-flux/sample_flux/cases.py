@@ -26,10 +26,13 @@ class Case:
     seed: int
 
 
-def make_cases(split_name: str, per_category: int) -> tuple[Case, ...]:
+def make_cases(split_name: str, per_category: int, after: int = 0) -> tuple[Case, ...]:
     """The first cases of a split, category after category; prompts take turns, seeds never repeat.
 
-    There are ``per_category`` of each, but `MOST_SHARED` at most of those in `SHARED`.
+    Args:
+        split_name: "validation" or "evaluation".
+        per_category: of each category; of those in `SHARED` there are `MOST_SHARED` at most.
+        after: so many of each are left out, the first ones.
 
     Raises:
         ValueError: the split is neither "validation" nor "evaluation".
@@ -40,7 +43,7 @@ def make_cases(split_name: str, per_category: int) -> tuple[Case, ...]:
     return tuple(
         Case(prompts[name][i % len(prompts[name])], FIRST_SEED[split_name] + 100_000 * number + i)
         for number, name in enumerate(CATEGORIES)
-        for i in range(min(per_category, MOST_SHARED) if name in SHARED else per_category)
+        for i in range(after, min(per_category, after + MOST_SHARED) if name in SHARED else per_category)
     )
 
 

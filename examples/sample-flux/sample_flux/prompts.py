@@ -1,7 +1,7 @@
 """The six categories of prompts, after GenEval (Ghosh et al. 2023, arXiv:2310.11513), and their splits.
 
 A prompt is a sentence and the objects it asks for. Sentences are split once, by a hash of their
-text: evaluation sentences are neither trained on nor looked at while choosing anything.
+text: evaluation sentences are never trained on.
 """
 
 from __future__ import annotations

@@ -121,7 +121,11 @@ def test_of_categories_that_all_splits_share_there_are_few_cases():
     cases = make_cases("evaluation", MOST_SHARED + 1)
     counts = Counter(case.prompt.category for case in cases)
     assert counts == {name: MOST_SHARED + (name not in SHARED) for name in CATEGORIES}
-    assert set(cases) > set(make_cases("evaluation", MOST_SHARED))
+    first = make_cases("evaluation", MOST_SHARED)
+    assert set(cases) > set(first)
+    after = make_cases("evaluation", 3 * MOST_SHARED, MOST_SHARED)
+    assert set(first).isdisjoint(after)
+    assert Counter(c.prompt.category for c in after) == {n: (2 - (n in SHARED)) * MOST_SHARED for n in CATEGORIES}
 
 
 def test_noise_depends_on_the_seed_alone():
