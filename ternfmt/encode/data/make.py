@@ -18,20 +18,18 @@ from ..source.checkpoint import PIPELINE_FILE
 from .calls import Calls, Check, Progress
 from .make_texts import make_texts, tokenizer_folder
 from .model import LoadedModel, dtype_argument, is_diffusers
+from .noise_schedule import SCHEDULERS
 from .prompts import read_prompts, split_prompts, templates_digest
 from .shards import Row
 from .source import DataError, data_digest, prompts_for
 from .trajectories import PICTURES_PER_RUN, Trajectories, first_call, record_trajectories
-
-SCHEDULER = "FlowMatchEulerDiscreteScheduler"
-"""Whose sampling is understood: z_t = (1 - t) z_0 + t noise, and the model gives the velocity."""
 
 
 def check_data(plan: Plan, prompts: Path | None = None, *, trust_remote_code: bool = False) -> None:
     """Refuse what `make_data` would refuse, as far as it can be seen before a model is loaded.
 
     Raises:
-        DataError: the pipeline, a tokenizer or a flow-matching scheduler is missing, or code in the pipeline's folder
+        DataError: the pipeline, a tokenizer or a scheduler of a known kind is missing, or code in the pipeline's folder
             may not be run.
         PromptError: the file of prompts has too few.
         OSError: a file cannot be read.
@@ -52,10 +50,10 @@ def check_data(plan: Plan, prompts: Path | None = None, *, trust_remote_code: bo
         )
     index = json.loads((pipeline / PIPELINE_FILE).read_bytes())
     scheduler = (index.get("scheduler") or [None, None])[-1]
-    if scheduler != SCHEDULER:
+    if scheduler not in SCHEDULERS:
         raise DataError(
-            f"{pipeline}: its scheduler is {scheduler}: expected {SCHEDULER}, "
-            "because calls are made along a flow from noise to picture"
+            f"{pipeline}: its scheduler is {scheduler}: expected one of {', '.join(SCHEDULERS)}, of which it is known "
+            f"how noise and picture are mixed; one that suits the model may be named in {PIPELINE_FILE}"
         )
     if isinstance(index.get("_class_name"), list) and not trust_remote_code:
         raise DataError(

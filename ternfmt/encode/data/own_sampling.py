@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from .calls import output_of
+from .noise_schedule import noisy
 from .recorder import TIME, TrajectoryError
 from .shards import Row
-from .trajectories import Trajectories, call_of, noisy, stack
+from .trajectories import Trajectories, call_of, stack
 
 OWN_SHARE = 0.5
 """Of the states of a call, once the student has sampled."""
@@ -138,6 +139,8 @@ def mix_of(samples: Sequence[Sample]) -> tuple[float, ...]:
     Raises:
         TrajectoryError: as for `OwnSampling`.
     """
+    if any(row.signal is not None for sample in samples for row in sample):
+        raise TrajectoryError("--own-sampling needs a scheduler that samples along a flow: leave it out")
     for sample in samples:
         if any(row.alike != sample[0].alike for row in sample):
             raise TrajectoryError(

@@ -1,13 +1,12 @@
 """Watch a pipeline of diffusers while it samples: what its transformer is told, and where the sampling ends.
 
 Nothing of the pipeline is known but that its component takes ``hidden_states`` and ``timestep``, and that its scheduler
-steps along a flow: z_t = (1 - t) z_0 + t noise. Guidance may be a doubled batch, several calls a step, or an input.
+is of a known kind (`noise_schedule`). Guidance may be a doubled batch, several calls a step, or an input.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from .calls import map_tensors, output_of
 from .mixing import Mixing
+from .noise_schedule import levels_of_step, shift_of, signal_of
 from .replay import forward_of
 
 LATENT, TIME = "hidden_states", "timestep"
@@ -47,6 +47,7 @@ class Recording:
         final: its latents after the last step, z_0, float32.
         levels: noise level of every step, and the one where sampling ends.
         shift: of the noise levels.
+        signal: of a diffusion, `noise_schedule.signal_of`.
         mix: what the scheduler goes by is the sum of the component's answers, times these numbers: one for each time
             that the latents' rows go through the component in a step. None where it is no such sum.
     """
@@ -57,6 +58,7 @@ class Recording:
     final: Tensor | None = None
     levels: list[float] = field(default_factory=list)
     shift: float = 1.0
+    signal: tuple[float, ...] | None = None
     mix: tuple[float, ...] | None = None
 
 
@@ -91,7 +93,7 @@ def record(
     """Run the pipeline on some prompts and keep what `Recording` says.
 
     Args:
-        pipeline: of diffusers, with a flow-matching scheduler.
+        pipeline: of diffusers, with one of the `SCHEDULERS`.
         component: its transformer.
         prompts: a batch.
         options: further arguments of the pipeline's call: steps, guidance, size.
@@ -116,9 +118,8 @@ def record(
 
     def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         result = real_step(model_output, timestep, sample, *args, **kwargs)
-        index = scheduler.step_index - 1  # the step that was made
-        level = float(scheduler.sigmas[index])
-        made.levels[-1:] = [level, float(scheduler.sigmas[index + 1])]
+        level, after = levels_of_step(scheduler, timestep, max(len(made.levels) - 1, 0))
+        made.levels[-1:] = [level, after]
         if made.samples is None:
             made.calls = list(this_step)
             made.samples = sample.detach().cpu().clone()
@@ -132,11 +133,7 @@ def record(
 
     def set_timesteps(*args: Any, **kwargs: Any) -> Any:
         result = real_timesteps(*args, **kwargs)
-        mu = kwargs.get("mu")
-        if mu is not None and scheduler.config.use_dynamic_shifting:
-            made.shift = math.exp(mu)
-        else:
-            made.shift = float(scheduler.shift)
+        made.shift, made.signal = shift_of(scheduler, kwargs.get("mu")), signal_of(scheduler)
         return result
 
     # Pipelines ask the signature of set_timesteps whether it takes sigmas.

@@ -36,11 +36,12 @@ class Row:
         latent: z_0, ``[...]``.
         tensors: arguments of rows, each ``[...]``.
         lists: arguments of rows that are no tensors.
-        shared: arguments that all rows of the batch share.
+        shared: arguments that all rows of the batch share: tensors, or tuples of them.
         values: plain arguments.
         dimension: of a batch of latents, along which `EXTRA` is appended.
         scale: (factor, offset) of what the transformer is told of a noise level.
         shift: of noise levels.
+        signal: of a diffusion, `noise_schedule.signal_of`; None for a flow.
         levels: noise level of every step of sampling, and 0, where it ends.
         mix: what its answer is multiplied with in what sampling goes by (`Recording.mix`), or None.
         sample: which sample of its file it is of.
@@ -52,11 +53,12 @@ class Row:
     latent: Tensor
     tensors: Mapping[str, Tensor]
     lists: Mapping[str, Any]
-    shared: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor | tuple[Tensor, ...]]
     values: Mapping[str, Any]
     dimension: int
     scale: tuple[float, float]
     shift: float
+    signal: tuple[float, ...] | None
     levels: tuple[float, ...]
     mix: float | None
     sample: int
@@ -88,8 +90,8 @@ def write_shard(path: Path, made: Recording, prompts: list[str], row_arguments: 
         arguments = {name: value for name, value in call.items() if name not in (LATENT, TIME, "return_dict")}
         if extra is not None:
             arguments[EXTRA] = extra
-        told: dict[str, Any] = {"rows": rows, "dimension": dimension, "of_rows": {}, "lists": {}, "shared": {}}
-        told["values"] = {}
+        told: dict[str, Any] = {"rows": rows, "dimension": dimension}
+        told.update((kind, {}) for kind in ("of_rows", "lists", "shared", "shared_tuples", "values"))
         for name, value in arguments.items():
             key = f"{number}.{name}"
             of_rows = name in row_arguments or name == EXTRA
@@ -107,11 +109,15 @@ def write_shard(path: Path, made: Recording, prompts: list[str], row_arguments: 
                 told["shared"][name] = _digest(value)
             elif isinstance(value, (list, tuple)) and of_rows:
                 told["lists"][name] = list(value) * (rows // len(value))
+            elif isinstance(value, tuple) and value and all(isinstance(part, Tensor) for part in value):
+                # Such as the cosines and sines of rotary embeddings.
+                tensors.update((f"{key}.{place}", part.contiguous()) for place, part in enumerate(value))
+                told["shared_tuples"][name] = [_digest(part) for part in value]
             else:
                 told["values"][name] = value
         calls.append(told)
     header = {"prompts": prompts, "scale": time_scale(made.times), "shift": made.shift, "calls": calls}
-    header |= {"levels": made.levels, "mix": made.mix}
+    header |= {"levels": made.levels, "mix": made.mix, "signal": made.signal}
     try:
         text = json.dumps(header)
     except TypeError as error:
@@ -138,6 +144,7 @@ def read_shard(path: Path, *, in_memory: bool) -> list[Row]:
     if in_memory:
         tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     found, samples, parts = [], len(header["prompts"]), 0
+    signal = tuple(header["signal"]) if header.get("signal") else None
     for number, told in enumerate(header["calls"]):
         for row in range(told["rows"]):
             part, sample = divmod(row, samples)
@@ -146,12 +153,16 @@ def read_shard(path: Path, *, in_memory: bool) -> list[Row]:
             }
             digests = {name: entry["digests"][entry["which"][row]] for name, entry in told["of_rows"].items()}
             lists = {name: value[row] for name, value in told["lists"].items()}
-            shared = {name: tensors[f"{number}.{name}"] for name in told["shared"]}
+            shared: dict[str, Any] = {name: tensors[f"{number}.{name}"] for name in told["shared"]}
+            tuples = told.get("shared_tuples", {})
+            for name, digests_of in tuples.items():
+                shared[name] = tuple(tensors[f"{number}.{name}.{place}"] for place in range(len(digests_of)))
             latent = tensors[_LATENTS][sample]
             alike = [
                 list(latent.shape),
                 {name: list(value.shape) for name, value in of_rows.items()},
                 told["shared"],
+                tuples,
                 told["values"],
                 sorted(lists),
                 told["dimension"],
@@ -169,11 +180,12 @@ def read_shard(path: Path, *, in_memory: bool) -> list[Row]:
                     dimension=told["dimension"],
                     scale=tuple(header["scale"]),
                     shift=header["shift"],
+                    signal=signal,
                     levels=tuple(levels),
                     mix=mix[parts + part] if mix else None,
                     sample=sample,
                     prompt=header["prompts"][sample],
-                    conditioning=json.dumps([digests, lists, told["shared"], told["values"]], sort_keys=True),
+                    conditioning=json.dumps([digests, lists, told["shared"], tuples, told["values"]], sort_keys=True),
                     alike=json.dumps(alike, sort_keys=True),
                 )
             )

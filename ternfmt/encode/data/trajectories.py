@@ -1,9 +1,8 @@
 """Calls of a diffusion transformer, made from the teacher's own pictures.
 
 The teacher draws pictures once, with its own steps and guidance: their latents z_0 and the conditioning are kept. A
-call takes some of them, fresh noise and fresh noise levels: z_t = (1 - t) z_0 + t noise. So the states are those of
-the flow that the model was trained on, and nobody's pictures are needed (1.58-bit FLUX, arXiv:2412.18653, uses prompts
-alone, too). Noise levels are logit-normal (Esser et al. 2024, arXiv:2403.03206), moved by the scheduler's shift.
+call takes some of them, fresh noise and fresh noise levels (`noise_schedule`). So the states are those that the model
+was trained on, and nobody's pictures are needed (1.58-bit FLUX, arXiv:2412.18653, uses prompts alone, too).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from ..run.lock import FileLock
 from .calls import Progress, tensors_in
 from .disk import check_disk
+from .noise_schedule import draw_levels, noisy
 from .prompts import SPLITS
 from .recorder import LATENT, TIME, TrajectoryError, probe, record
 from .shards import EXTRA, Row, read_shard, samples_of, write_shard
@@ -49,7 +49,7 @@ def record_trajectories(
     """Let the teacher draw pictures for prompts, and store what calls are made of; goes on where a run was killed.
 
     Args:
-        pipeline: of diffusers, with `FlowMatchEulerDiscreteScheduler`, on its device.
+        pipeline: of diffusers, with one of the `SCHEDULERS`, on its device.
         component: its transformer.
         prompts: for picture k prompt k, from the beginning again where they end.
         count: pictures, at least; the last run is a full one, too.
@@ -110,7 +110,7 @@ class Trajectories:
         seed: of noise, noise levels and choice.
         unconditioned: part of the rows whose conditioning is no prompt's (the empty prompt of guidance); None keeps
             the part that sampling has, one half with classifier-free guidance.
-        shift: of the noise levels: t = sigmoid(normal + log shift); None is the scheduler's.
+        shift: of a flow's noise levels: t = sigmoid(normal + log shift); None is the scheduler's.
         memory: bytes; a larger bank is mapped, not read.
         count: samples, at least; None takes all. The folder may hold more, for another conversion.
 
@@ -159,14 +159,9 @@ class Trajectories:
         rng = np.random.default_rng([self.seed, self.stream, number, size])
         group = min(int(np.searchsorted(self._ends, rng.random(), side="right")), len(self._groups) - 1)
         rows = _choose(rng, *self._groups[group], size)
-        levels = torch.from_numpy(_levels(rng, size, rows[0].shift if self._shift is None else self._shift))
-        return call_of(rows, noisy(stack([row.latent for row in rows]), levels, rng), levels)
-
-
-def noisy(latents: Tensor, levels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Pictures ``[B, ...]``, which are overwritten, with fresh noise, at noise levels ``[B]``."""
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
-    return latents.lerp_(noise, levels.reshape(-1, *[1] * (latents.ndim - 1)))
+        shift, signal = rows[0].shift if self._shift is None else self._shift, rows[0].signal
+        levels = torch.from_numpy(draw_levels(rng, size, shift, signal))
+        return call_of(rows, noisy(stack([row.latent for row in rows]), levels, rng, signal), levels)
 
 
 def call_of(rows: Sequence[Row], states: Tensor, levels: Tensor) -> dict[str, Any]:
@@ -179,7 +174,10 @@ def call_of(rows: Sequence[Row], states: Tensor, levels: Tensor) -> dict[str, An
     if EXTRA in call:
         states = torch.cat([states, call.pop(EXTRA)], first.dimension)
     factor, offset = first.scale
-    return {**call, LATENT: states, TIME: levels * factor + offset}
+    told = levels * factor + offset
+    if first.signal is not None:
+        told = told.round(decimals=3)  # whole steps, or thousandths
+    return {**call, LATENT: states, TIME: told}
 
 
 Group = tuple[list[Row], list[Row], float]
@@ -215,20 +213,16 @@ def _choose(rng: np.random.Generator, conditioned: list[Row], empty: list[Row], 
     return some(empty, without) + some(conditioned, size - without)
 
 
-def _levels(rng: np.random.Generator, size: int, shift: float) -> Any:
-    """Noise levels, float32 ``[size]``: one from each of ``size`` equally probable parts, in any order."""
-    uniform = (rng.permutation(size) + rng.random(size)) / size
-    normal = torch.special.ndtri(torch.from_numpy(uniform.clip(1e-6, 1 - 1e-6))).numpy()
-    return (1 / (1 + np.exp(-(normal + math.log(shift))))).astype(np.float32)
-
-
 def stack(rows: Sequence[Tensor]) -> Tensor:
     """A batch of rows; numbers that are not whole as F32."""
     stacked = torch.stack(list(rows))
     return stacked.float() if stacked.is_floating_point() else stacked
 
 
-def _on_its_own(value: Tensor) -> Tensor:
+def _on_its_own(value: Any) -> Any:
+    """A copy that a call's receiver may change; numbers that are not whole as F32."""
+    if isinstance(value, tuple):
+        return tuple(map(_on_its_own, value))
     return value.float() if value.is_floating_point() else value.clone()
 
 

@@ -27,6 +27,7 @@ class Transformer(nn.Module):
         guidance: Tensor | None = None,
         img_ids: Tensor | None = None,
         lengths: list[int] | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
         return_dict: bool = True,
     ) -> Any:
         told = encoder_hidden_states.mean((1, 2)) + timestep + (0 if guidance is None else guidance)
@@ -41,14 +42,15 @@ class Pipeline:
     extra = 0  # channels beside the latent's
     steps_to = 0.0  # lowest noise level
     changing = False
+    rotary = False
     unequal = False
     broken = False
     rising = 0.0  # by how much guidance grows with each step
 
-    def __init__(self, kind: str, **config: Any) -> None:
+    def __init__(self, kind: str, scheduler: Any = None, **config: Any) -> None:
         torch.manual_seed(0)
         self.kind, self.transformer = kind, Transformer().eval().requires_grad_(False)
-        self.scheduler = FlowMatchEulerDiscreteScheduler(**{"shift": 2.0, **config})
+        self.scheduler = scheduler or FlowMatchEulerDiscreteScheduler(**{"shift": 2.0, **config})
         self.runs: list[int] = []
 
     def set_progress_bar_config(self, **kwargs: Any) -> None:
@@ -73,9 +75,12 @@ class Pipeline:
         n = len(prompt)
         sample = torch.randn((n, TOKENS, CHANNELS), generator=generator)
         extra = torch.arange(float(n * TOKENS * self.extra)).reshape(n, TOKENS, self.extra)
-        mu = {"mu": 0.7} if self.scheduler.config.use_dynamic_shifting else {}
-        levels = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
-        self.scheduler.set_timesteps(sigmas=levels, **mu)
+        if isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
+            mu = {"mu": 0.7} if self.scheduler.config.use_dynamic_shifting else {}
+            levels = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
+            self.scheduler.set_timesteps(sigmas=levels, **mu)
+        else:
+            self.scheduler.set_timesteps(num_inference_steps)
         states, empty = self.encode(prompt), self.encode([""] * n) if not self.unequal else None
         ids = torch.arange(TOKENS * 3.0).reshape(TOKENS, 3)
         for number, timestep in enumerate(self.scheduler.timesteps):
@@ -84,6 +89,8 @@ class Pipeline:
             told = (timestep / 1000 * self.scale + self.offset).expand(n)
             hidden = torch.cat([sample, extra], -1)
             common = {"img_ids": ids + number * self.changing, "return_dict": False}
+            if self.rotary:
+                common["rotary"] = (ids.cos(), ids.sin())
             if self.kind == "doubled":
                 (both,) = self.transformer(
                     hidden_states=torch.cat([hidden, hidden]),
@@ -102,5 +109,5 @@ class Pipeline:
                 (velocity,) = self.transformer(hidden, states, told, guidance=guidance, **common)
             if self.broken:
                 velocity = velocity * torch.nan
-            (sample,) = self.scheduler.step(velocity, timestep, sample, return_dict=False)
+            sample = self.scheduler.step(velocity, timestep, sample, return_dict=False)[0]
         return sample

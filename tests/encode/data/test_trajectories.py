@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 
 from ternfmt.encode.data import trajectories as module
 from ternfmt.encode.data.disk import DiskError
+from ternfmt.encode.data.noise_schedule import draw_levels
 from ternfmt.encode.data.recorder import TrajectoryError
-from ternfmt.encode.data.trajectories import Trajectories, _levels, record_trajectories
+from ternfmt.encode.data.trajectories import Trajectories, record_trajectories
 
 if importlib.util.find_spec("diffusers") is None:
     pytest.skip("needs diffusers", allow_module_level=True)
 
 import numpy as np
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
+from ternfmt.encode.data.own_sampling import OwnSampling
 from tests.encode.data.fake_pipelines import CHANNELS, TOKENS, WIDTH, WORDS, Pipeline
 
 PROMPTS = ["a red fox", "two green birds", "a lamp", "an old door", "rain", "three cups and a plate"]
@@ -141,6 +144,51 @@ def test_an_unknown_scale_of_timesteps_is_refused(tmp_path):
         recorded(pipeline, tmp_path)
 
 
+DIFFUSIONS = [DDIMScheduler(), DDPMScheduler(), DPMSolverMultistepScheduler(), UniPCMultistepScheduler()]
+
+
+IN_DIFFUSERS = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@IN_DIFFUSERS
+@pytest.mark.parametrize("scheduler", DIFFUSIONS, ids=lambda scheduler: type(scheduler).__name__)
+def test_calls_of_a_diffusion_are_pictures_and_noise_of_one_variance(scheduler, tmp_path):
+    pipeline = Pipeline("doubled", scheduler)
+    bank = Trajectories(recorded(pipeline, tmp_path))
+    pictures = [sample[0].latent for sample in bank.samples]
+    call = bank.call(0, 500)
+    steps = (1000 * call["timestep"]).round().long()
+    assert torch.equal(call["timestep"], (steps / 1000).round(decimals=3))
+    assert (steps.sort().values // 2).equal(torch.arange(500))  # one from each of so many equal parts of 1,000
+    kept = scheduler.alphas_cumprod[steps].reshape(-1, 1, 1)
+    noise = [(call["hidden_states"] - kept.sqrt() * picture) / (1 - kept).sqrt() for picture in pictures]
+    # Of which picture it is nobody says: the one that leaves what looks most like noise.
+    variance = torch.stack([part.square().mean((1, 2)) for part in noise]).min(0).values
+    assert variance.mean() == pytest.approx(1, abs=0.1)
+
+
+def test_a_solver_may_follow_a_flow(tmp_path):
+    scheduler = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+    bank = Trajectories(recorded(Pipeline("two", scheduler), tmp_path))
+    rows = [row for group in bank._groups for row in (*group[0], *group[1])]
+    assert {(row.shift, row.signal) for row in rows} == {(3.0, None)}
+
+
+def test_own_sampling_is_for_flows(tmp_path):
+    pipeline = Pipeline("doubled", DDIMScheduler())
+    with pytest.raises(TrajectoryError, match="--own-sampling needs a scheduler that samples along a flow"):
+        OwnSampling(Trajectories(recorded(pipeline, tmp_path)))
+
+
+def test_tensors_that_all_rows_share_may_come_as_a_tuple(tmp_path):
+    pipeline = Pipeline("two")
+    pipeline.rotary = True
+    cosines, sines = Trajectories(recorded(pipeline, tmp_path)).call(0, 4)["rotary"]
+    ids = torch.arange(TOKENS * 3.0).reshape(TOKENS, 3)
+    assert torch.equal(cosines, ids.cos())
+    assert torch.equal(sines, ids.sin())
+
+
 def test_noise_levels_follow_the_schedulers_shift(tmp_path):
     fixed = Trajectories(recorded(Pipeline("doubled", shift=3.0), tmp_path / "fixed"))
     assert fixed.call(0, 501)["timestep"].median().item() == pytest.approx(3 / 4, abs=0.01)
@@ -153,7 +201,7 @@ def test_noise_levels_follow_the_schedulers_shift(tmp_path):
 @settings(max_examples=50)
 @given(st.integers(1, 200), st.floats(0.2, 8), st.integers(0, 2**32))
 def test_noise_levels_are_spread_over_a_batch(size, shift, seed):
-    levels = np.sort(_levels(np.random.default_rng(seed), size, shift).astype(np.float64))
+    levels = np.sort(draw_levels(np.random.default_rng(seed), size, shift).astype(np.float64))
     assert ((levels > 0) & (levels < 1)).all()
     normal = torch.from_numpy(np.log(levels / (1 - levels)) - np.log(shift))
     parts = torch.special.ndtr(normal).numpy() * size  # one in each of `size` equal parts
@@ -308,5 +356,78 @@ def test_the_pipeline_of_flux_can_be_recorded(guidance, tmp_path):
     else:
         empty = [bool((row == 0).all()) for n in range(9) for row in bank.call(n, 4)["encoder_hidden_states"]]
         assert 0 < sum(empty) < len(empty)
+    with torch.no_grad():
+        assert pipeline.transformer(**call).sample.isfinite().all()
+
+
+def encoded(prompt) -> torch.Tensor:
+    """A stand-in for a text encoder: ``[B, 6, 12]``."""
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    return torch.tensor([float(sum(map(ord, text)) % 97) / 97 for text in texts])[:, None, None].expand(-1, 6, 12)
+
+
+def cogvideox_pipeline():
+    """Rotary tables as a tuple, frames, and a scheduler of its own."""
+    from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+
+    class CogVideoX(CogVideoXPipeline):
+        def encode_prompt(self, prompt, *arguments, **named):
+            return encoded(prompt), torch.zeros_like(encoded(prompt))
+
+    transformer = CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=8,
+        text_embed_dim=12,
+        num_layers=1,
+        sample_width=8,
+        sample_height=8,
+        sample_frames=9,
+        max_text_seq_length=6,
+        use_rotary_positional_embeddings=True,
+    )
+    parts = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
+    scheduler = CogVideoXDDIMScheduler(prediction_type="v_prediction")
+    return CogVideoX(transformer=transformer, scheduler=scheduler, **parts), {"num_frames": 9}
+
+
+def pixart_pipeline():
+    """Learned variances beside the noise, and masks."""
+    from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
+
+    class PixArt(PixArtSigmaPipeline):
+        def encode_prompt(self, prompt, *arguments, **named):
+            mask = torch.ones(len(encoded(prompt)), 6)
+            return encoded(prompt), mask, torch.zeros_like(encoded(prompt)), mask
+
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        cross_attention_dim=16,
+        sample_size=8,
+        caption_channels=12,
+        norm_num_groups=1,
+    )
+    parts = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
+    return PixArt(transformer=transformer, scheduler=DPMSolverMultistepScheduler(), **parts), {
+        "use_resolution_binning": False
+    }
+
+
+@IN_DIFFUSERS
+@pytest.mark.parametrize("make", [cogvideox_pipeline, pixart_pipeline])
+def test_pipelines_of_diffusions_can_be_recorded(make, tmp_path):
+    torch.manual_seed(0)
+    pipeline, options = make()
+    pipeline.transformer.eval().requires_grad_(False)
+    options |= {"height": 64, "width": 64, "num_inference_steps": 2}
+    call = Trajectories(recorded(pipeline, tmp_path, options=options)).call(0, 4)
+    assert call["hidden_states"].shape[0] == 4
+    assert call["timestep"].equal(call["timestep"].round())
     with torch.no_grad():
         assert pipeline.transformer(**call).sample.isfinite().all()
