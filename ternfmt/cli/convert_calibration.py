@@ -65,8 +65,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "own_sampling": {
         "action": "store_true",
         "default": None,
-        "help": "models that sample along a flow: distil what guidance makes of the answers, and let the student sample "
-        "now and then, to learn at the states that it gets to",
+        "help": "models that sample along a flow: distil what guidance makes of the answers, and let the student "
+        "sample now and then, to learn at the states that it gets to",
     },
     "block_device": {
         "metavar": "DEVICE",
