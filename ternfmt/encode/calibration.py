@@ -17,7 +17,7 @@ STARTS = ("exact", "calibrated")
 """Methods whose result distillation can begin from."""
 
 
-NO_BEARING = ("compile", "trust_remote_code")
+NO_BEARING = ("compile", "recompute", "trust_remote_code")
 """Fields that may differ when a run is resumed."""
 
 

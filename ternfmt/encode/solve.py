@@ -102,17 +102,18 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
     # Distillation has data for thousands of steps; to begin well takes less.
     samples = told.samples if method == "calibrated" else min(told.samples, CalibratedSettings.samples)
     calibrated = CalibratedSettings(samples=samples, batch=told.batch, block_device=told.block_device)
-    if calibrates:
+    to_calibrate = calibrates and not {b.name for b in loaded.blocks} <= Solution(folder / "calibrated").parts()
+    if to_calibrate:
         check_memory(loaded, plan.layers, torch_device(told.block_device or told.device))
 
     def check(call: dict[str, Any]) -> None:
         check_layers_run(loaded, call)
         if calibrates or blockwise:
             ready = prepare_blocks(loaded, call)
-            if calibrates:
+            if to_calibrate:
                 check_activation_disk(ready, call, calibrated.samples, work / "calibrated", with_samples=False)
             if blockwise:
-                count = settings.samples + settings.validation_calls * settings.batch
+                count = settings.samples + settings.validation_calls * (settings.micro_batch or settings.batch)
                 check_activation_disk(ready, call, count, work / "distilled", with_samples=True)
 
     def check_drawn(samples: Sequence[Sample]) -> None:
@@ -176,7 +177,7 @@ def _distilled_settings(told: Calibration) -> DistilledSettings:
         train_codes=not told.keep_codes,
         train_dense="biases" if told.keep_codes else "all",
         feature_weight=told.feature_weight,
-        checkpoint_blocks=told.recompute,
+        recompute=told.recompute,
         seed=told.seed,
         start=told.start_name,
         compile=told.compile,

@@ -33,6 +33,8 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what PyTorch keeps of freed tensors can be had, too
         return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
     try:
         found = _numbers(Path("/proc/meminfo"))
         free = found["MemAvailable:"] * 1024
@@ -40,7 +42,9 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     try:
         limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, limit - used + _numbers(CGROUP / "memory.stat")["inactive_file"])
+        told = _numbers(CGROUP / "memory.stat")
+        cached = told["inactive_file"] + told["active_file"]  # given back when it is needed
+        free = min(free, limit - used + cached)
     except (OSError, KeyError, ValueError):
         pass  # no limit
     return free

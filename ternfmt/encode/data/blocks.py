@@ -109,6 +109,20 @@ def _home(path: str, lists: Sequence[str]) -> str:
 
 
 @contextmanager
+def forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Another ``forward`` for a while."""
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
+
+
+@contextmanager
 def runs_on(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
     """Modules on another device for a while; their arguments follow them, and their answers come back.
 
@@ -121,19 +135,16 @@ def runs_on(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None
         yield
         return
 
-    def forward_of(real: Callable[..., Any]) -> Callable[..., Any]:
+    def there(real: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             args, kwargs = map_tensors(lambda t: t.to(device), (args, kwargs))
             return map_tensors(lambda t: t.to(home), real(*args, **kwargs))
 
         return forward
 
-    for module in modules:
-        module.to(device)
-        module.forward = forward_of(module.forward)
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:
         for module in modules:
-            del module.__dict__["forward"]
-            module.to(home)
+            stack.callback(module.to, home)
+            module.to(device)
+            stack.enter_context(forward_of(module, there(module.forward)))
+        yield

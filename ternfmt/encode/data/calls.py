@@ -8,6 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+LATENT, TIME = "hidden_states", "timestep"
+"""Arguments of a diffusion transformer that differ from step to step; everything else is conditioning."""
+
 Progress = Callable[[str, float], None]
 """Called with what is being done and the part of it that is done, 0 to 1."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .blocks import Block, in_order, place_of
-from .calls import tensors_in, to_device
+from .calls import LATENT, tensors_in, to_device
 from .disk import check_disk
 from .model import LoadedModel
 from .replay import ActivationError, check_replay
@@ -76,11 +76,10 @@ def check_activation_disk(
     """
     outputs: dict[str, int] = {}
     both: dict[str, int] = {}
+    rows = len(call[LATENT] if LATENT in call else next(iter(call.values())))
 
     def look(block: Block, args: Any, kwargs: Any, output: Any) -> None:
-        answers = [tensor for _, tensor in tensors_in(output)]
-        rows = answers[0].shape[0]
-        outputs[block.name] = sum(t.nbytes for t in answers) // rows
+        outputs[block.name] = sum(t.nbytes for _, t in tensors_in(output)) // rows
         both[block.name] = outputs[block.name] + sum(t.nbytes for _, t in tensors_in((args, kwargs))) // rows
 
     with ExitStack() as stack, torch.no_grad():

@@ -62,8 +62,8 @@ def make_texts(
     }
     if writes:
         for split in counts:
-            opening = next(_endless(prompts, split, seed, tokenizer))
-            check({"input_ids": torch.tensor([tokenizer(opening)["input_ids"][:OPENING_TOKENS]])})
+            opening = tokenizer(next(_endless(prompts, split, seed, tokenizer)))["input_ids"][:OPENING_TOKENS]
+            check({"input_ids": torch.tensor([(opening * longest)[:longest]])})  # as long as what will be written
     work = folder / f"texts-{data_digest(plan, what, seed)}"
     for number, (split, wanted) in enumerate(counts.items()):
         path = work / f"{split}.safetensors"

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .calls import output_of
+from .calls import TIME, output_of
 from .noise_schedule import noisy
-from .recorder import TIME, TrajectoryError
+from .recorder import TrajectoryError
 from .shards import Row
 from .trajectories import Trajectories, call_of, stack
 

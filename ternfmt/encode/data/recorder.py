@@ -15,13 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .calls import map_tensors, output_of
+from .blocks import forward_of
+from .calls import LATENT, TIME, map_tensors, output_of
 from .mixing import Mixing
 from .noise_schedule import levels_of_step, shift_of, signal_of
-from .replay import forward_of
-
-LATENT, TIME = "hidden_states", "timestep"
-"""The arguments of the component that a call of its own sets; everything else is conditioning."""
 
 _NOT_CONDITIONING = (LATENT, TIME, "return_dict")
 _TIMES = ((1.0, 0.0), (1000.0, 0.0), (-1.0, 1.0), (-1000.0, 1000.0))
@@ -136,7 +133,8 @@ def record(
         made.shift, made.signal = shift_of(scheduler, kwargs.get("mu")), signal_of(scheduler)
         return result
 
-    # Pipelines ask the signature of set_timesteps whether it takes sigmas.
+    # Pipelines ask the signatures: whether set_timesteps takes sigmas, and step a generator.
+    step.__signature__ = inspect.signature(real_step)  # type: ignore[attr-defined]
     set_timesteps.__signature__ = inspect.signature(real_timesteps)  # type: ignore[attr-defined]
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(forward_of(component, forward))

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .blocks import Block, BlockError, place_of
+from .blocks import Block, BlockError, forward_of, place_of
 from .calls import map_tensors, tensors_in, to_device
 from .disk import check_disk
 
@@ -71,6 +71,7 @@ class Replay:
         resume: bool = False,
     ) -> None:
         self._model, self._blocks, self._calls, self._folder = model, tuple(blocks), calls, folder
+        self._place = place_of(model)  # now: a block may be elsewhere for a while
         self._work = _fingerprint(self._blocks, calls)
         self.finished = self._finished_before() if resume else 0
         if not self.finished:
@@ -138,7 +139,6 @@ class Replay:
     def _run(self, number: int, index: int, forward: Callable[..., Any]) -> None:
         """One pass over call ``index``: stubs before block ``number``, ``forward`` in its place."""
         answered: set[int] = set()
-        place = place_of(self._model)
 
         def stub(before: int) -> Callable[..., Any]:
             def answer(*args: Any, **kwargs: Any) -> Any:
@@ -165,7 +165,7 @@ class Replay:
                 stand_in = forward if other == number else stub(other) if other < number else too_early(other)
                 stack.enter_context(forward_of(self._model.get_submodule(block.name), stand_in))
             try:
-                self._model(**to_device(self._calls[index], *place))
+                self._model(**to_device(self._calls[index], *self._place))
             except _CutOff:
                 return
         raise BlockError(f"block {self._blocks[number].name!r} does not run in call {index}")
@@ -186,8 +186,7 @@ class Replay:
         return self._folder / str(number) / f"{index}.pt"
 
     def _load(self, number: int, index: int) -> Any:
-        device = place_of(self._model)[0]
-        return torch.load(self._file(number, index), map_location=device, weights_only=True)
+        return torch.load(self._file(number, index), map_location=self._place[0], weights_only=True)
 
     def _write_state(self, finished: int) -> None:
         path = self._folder / _STATE
@@ -236,20 +235,6 @@ def check_replay(model: nn.Module, blocks: Sequence[Block], call: dict[str, Any]
                     "this model cannot be calibrated block by block"
                 )
             replay.finish(number)
-
-
-@contextmanager
-def forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Another ``forward`` for a while."""
-    before = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = before
 
 
 def _check_finite(value: Any, what: str) -> None:

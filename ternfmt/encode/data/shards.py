@@ -20,7 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .recorder import LATENT, TIME, Recording, TrajectoryError, extra_dimension, time_scale
+from .calls import LATENT, TIME
+from .recorder import Recording, TrajectoryError, extra_dimension, time_scale
 
 EXTRA = "extra channels"
 """Conditioning that is part of ``hidden_states``; stored as an argument of rows."""

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from ..run.lock import FileLock
-from .calls import Progress, tensors_in
+from .calls import LATENT, TIME, Progress, tensors_in
 from .disk import check_disk
 from .noise_schedule import draw_levels, noisy
 from .prompts import SPLITS
-from .recorder import LATENT, TIME, TrajectoryError, probe, record
+from .recorder import TrajectoryError, probe, record
 from .shards import EXTRA, Row, read_shard, samples_of, write_shard
 
 ELEMENTS_PER_RUN = 1 << 20
@@ -68,6 +68,9 @@ def record_trajectories(
     """
     options = dict(options or {})
     one, two = (first_call(pipeline, component, [prompts[n % len(prompts)] for n in range(k)], options) for k in (1, 2))
+    for name, value in one.items():
+        if isinstance(value, tuple) and not _equal_shapes(value, two.get(name)):
+            raise TrajectoryError(f"argument {name!r}: a tuple of tensors that depend on the prompts cannot be stored")
     row_arguments = {name for name in one if _row_count(one[name]) != _row_count(two.get(name))}
     if batch is None:
         batch = max(1, min(PICTURES_PER_RUN, ELEMENTS_PER_RUN // one[LATENT][0].numel(), count))
@@ -223,7 +226,7 @@ def _on_its_own(value: Any) -> Any:
     """A copy that a call's receiver may change; numbers that are not whole as F32."""
     if isinstance(value, tuple):
         return tuple(map(_on_its_own, value))
-    return value.float() if value.is_floating_point() else value.clone()
+    return value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
 
 
 @contextmanager
@@ -238,6 +241,12 @@ def _refusals(pipeline: Any, options: Mapping[str, Any]) -> Iterator[None]:
             f"{type(pipeline).__name__} fails with a prompt, or with the options {dict(options)}: {error}: "
             "a pipeline that does not know every word needs --prompts"
         ) from error
+
+
+def _equal_shapes(one: tuple[Any, ...], other: Any) -> bool:
+    """Whether the tensors of two tuples, if they hold any, have equal shapes."""
+    shapes = [[tuple(t.shape) for _, t in tensors_in(value)] for value in (one, other)]
+    return shapes[0] == shapes[1]
 
 
 def _row_count(value: Any) -> int | None:

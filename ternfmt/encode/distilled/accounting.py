@@ -208,7 +208,7 @@ def seconds(
         utilisation: the share of it that is reached, an assumption.
         teacher_too: its forward pass is part of each step.
     """
-    passes = 3 + settings.checkpoint_blocks + teacher_too  # the backward pass takes two
+    passes = 3 + settings.recompute + teacher_too  # the backward pass takes two
     return flops * passes * settings.batch * settings.steps / (flops_per_second * utilisation)
 
 
@@ -233,7 +233,6 @@ def check_memory(
         SettingsError: there is less memory.
     """
     device = loaded.device
-    parts = {"the whole student": student_bytes(loaded, layers, settings)}
     if blockwise:
         device = device if settings.block_device is None else torch.device(settings.block_device)
         parts = {
@@ -241,12 +240,15 @@ def check_memory(
             for block in loaded.blocks
             if not layers.keys().isdisjoint(block.linears)
         }
+    else:
+        parts = {"the whole student": student_bytes(loaded, layers, settings)}
     what, needed = max(parts.items(), key=lambda part: part[1])
     free = free_bytes(device)
     if free is not None and needed > free:
+        less = "use --keep-codes, which takes a fraction, or" if settings.train_codes else "use"
         raise SettingsError(
             f"{what} takes {needed / 1e9:.3g} GB of {device} while it is trained, and activations beside, but "
-            f"{free / 1e9:.3g} GB are free: use --keep-codes, which takes a fraction, or a device with more"
+            f"{free / 1e9:.3g} GB are free: {less} a device with more"
         )
 
 

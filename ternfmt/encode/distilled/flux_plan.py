@@ -78,7 +78,7 @@ def ways(loaded: LoadedModel, call: dict[str, Any], settings: DistilledSettings)
     flops = count_flops(lambda: loaded.model(**call))
     loaded.model.requires_grad_(True)
     kept = count_activations(lambda: loaded.model(**call), [b.module for b in loaded.blocks], loaded.model.parameters())
-    whole = replace(settings, checkpoint_blocks=True)
+    whole = replace(settings, recompute=True)
     frozen = replace(whole, train_codes=False, train_dense="biases")
     ranked = {name: replace(layer, low_rank=64) for name, layer in layers.items()}
     found = []

@@ -12,16 +12,22 @@ class Log:
     """Lines of JSON in a file; what a killed run wrote after its last checkpoint is taken back."""
 
     def __init__(self, path: Path, step: float) -> None:
-        """Open for a run that has done ``step`` steps."""
+        """Open for a run that has done ``step`` steps.
+
+        Attributes:
+            last: the last line that is there, or nothing.
+        """
         self._path = path
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if (of := _step_of(line)) is not None and of <= step]
+        self.last: dict[str, Any] = json.loads(kept[-1]) if kept else {}
         partial = path.with_suffix(".partial")
         partial.write_text("".join(line + "\n" for line in kept))
         os.replace(partial, path)
 
     def add(self, **values: Any) -> None:
         """Append a line."""
+        self.last = values
         with self._path.open("a") as file:
             print(json.dumps(values), file=file)
 

@@ -35,7 +35,7 @@ class DistilledSettings:
         feature_weight: of the mean relative squared error of blocks' outputs, added to that of the model's output.
         start: ``exact``, or a name for the tensors that `distill` is given to start from.
         blockwise: a block at a time; None decides by the memory there is.
-        checkpoint_blocks: keep no activations inside blocks, compute them again (Chen et al. 2016, arXiv:1604.06174).
+        recompute: keep no activations inside blocks, compute them again (Chen et al. 2016, arXiv:1604.06174).
         compile: let torch compile teacher and student.
         samples: inputs of each block that are kept on disk, block-wise.
         block_device: where blocks are trained, block-wise, if not where the model is: the model on the CPU, and a block
@@ -65,7 +65,7 @@ class DistilledSettings:
     feature_weight: float = 0.0
     start: str = "exact"
     blockwise: bool | None = None
-    checkpoint_blocks: bool = False
+    recompute: bool = False
     compile: bool = False
     samples: int = 1024
     block_device: str | None = None

@@ -122,6 +122,11 @@ def check_distilled(
             "block by block there is no student that could sample before the last block is solved: "
             "leave --own-sampling out, or --block-device; without, there must be memory for the whole student"
         )
+    if blockwise and settings.feature_weight:
+        raise SettingsError(
+            "block by block blocks' outputs are all there is to the loss: leave --feature-weight out, or, for training "
+            "from end to end, --block-device"
+        )
     if blockwise and here.size > 1:
         raise SettingsError(f"block by block there is one process, but torchrun has started {here.size}")
     check_memory(loaded, layers, settings, blockwise=blockwise)
@@ -133,7 +138,7 @@ def check_distilled(
 def describe_run(layers: Mapping[str, LayerSettings], settings: DistilledSettings) -> str:
     """What checkpoints are compared by: all that has a bearing on the numbers."""
     own = asdict(settings)
-    for name in ("checkpoint_seconds", "validate_every", "validation_calls", "compile"):
+    for name in ("checkpoint_seconds", "validate_every", "validation_calls", "compile", "recompute"):
         del own[name]
     return json.dumps({"settings": own, "layers": {n: layer.to_json() for n, layer in layers.items()}}, sort_keys=True)
 

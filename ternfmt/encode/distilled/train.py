@@ -65,7 +65,7 @@ class Trainer:
             paths = [block.name for block in loaded.blocks]
             ours = [student.model.get_submodule(path) for path in paths]
             self._features = (Features(ours), Features([loaded.model.get_submodule(path) for path in paths]))
-        if settings.checkpoint_blocks:
+        if settings.recompute:
             recompute_blocks([student.model.get_submodule(block.name) for block in loaded.blocks])
         self._forward: Callable[..., Any] = student.model
         self._teacher: Callable[..., Any] = loaded.model
@@ -208,10 +208,8 @@ def train(
         trainer.go_on_from(state)
     trainer.ranks.same_weights(trainer.student.model.parameters())
     log = Log(work / "log.jsonl", trainer.step) if first else None
-    news = ""
     if trainer.step == 0:
         error = trainer.validate(held_out)
-        news = f", held-out error {error:.4g}"
         if log is not None:
             log.add(step=0, error=error, seconds=0.0)
     saved, began, done = time.monotonic(), time.monotonic(), trainer.step
@@ -221,13 +219,15 @@ def train(
         if trainer.step % settings.validate_every == 0 or last:
             loss, error = sum(trainer.losses) / len(trainer.losses), trainer.validate(held_out)
             trainer.losses.clear()
-            news = f", loss {loss:.4g}, held-out error {error:.4g}"
             if log is not None:
                 log.add(step=trainer.step, loss=loss, error=error, seconds=round(trainer.seconds, 1))
-        if first:
+        if log is not None:
             left = (time.monotonic() - began) / (trainer.step - done) * (settings.steps - trainer.step)
-            what = f"step {trainer.step} of {settings.steps}{news}, {duration(left)} left"
-            progress(what, trainer.step / settings.steps)
+            known = {"loss": log.last.get("loss"), "held-out error": log.last.get("error")}
+            news = "".join(f"{name} {value:.4g}, " for name, value in known.items() if value is not None)
+            progress(
+                f"step {trainer.step} of {settings.steps}, {news}{duration(left)} left", trainer.step / settings.steps
+            )
         late = trainer.can_be_left and time.monotonic() - saved > settings.checkpoint_seconds
         if trainer.ranks.agree(last or late):
             if first:

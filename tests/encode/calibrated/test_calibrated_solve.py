@@ -89,10 +89,10 @@ def test_blocks_on_another_device_come_out_the_same(tmp_path):
 def test_a_layer_that_does_not_fit_is_named_with_what_it_takes(monkeypatch):
     loaded, most = make_toy(), layer_bytes(WIDTH, HIDDEN)
     monkeypatch.setattr(memory, "free_bytes", lambda device: most)
-    check_memory(loaded, loaded.linears, loaded.device)
+    check_memory(loaded, layers_of(loaded), loaded.device)
     monkeypatch.setattr(memory, "free_bytes", lambda device: most - 1)
     with pytest.raises(ValueError, match=rf"'blocks.0.down.weight': .* \(second moments of {HIDDEN} columns\), but"):
-        check_memory(loaded, loaded.linears, loaded.device)
+        check_memory(loaded, layers_of(loaded), loaded.device)
 
 
 def test_same_bytes_again(tmp_path):

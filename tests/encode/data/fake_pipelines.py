@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class Pipeline:
     steps_to = 0.0  # lowest noise level
     changing = False
     rotary = False
+    rotary_of_rows = False
     unequal = False
     broken = False
     rising = 0.0  # by how much guidance grows with each step
@@ -90,7 +92,7 @@ class Pipeline:
             hidden = torch.cat([sample, extra], -1)
             common = {"img_ids": ids + number * self.changing, "return_dict": False}
             if self.rotary:
-                common["rotary"] = (ids.cos(), ids.sin())
+                common["rotary"] = (states, states) if self.rotary_of_rows else (ids.cos(), ids.sin())
             if self.kind == "doubled":
                 (both,) = self.transformer(
                     hidden_states=torch.cat([hidden, hidden]),
@@ -109,5 +111,8 @@ class Pipeline:
                 (velocity,) = self.transformer(hidden, states, told, guidance=guidance, **common)
             if self.broken:
                 velocity = velocity * torch.nan
-            sample = self.scheduler.step(velocity, timestep, sample, return_dict=False)[0]
+            # As pipelines of diffusers do.
+            takes = inspect.signature(self.scheduler.step).parameters
+            extra_arguments = {"generator": generator} if "generator" in takes else {}
+            sample = self.scheduler.step(velocity, timestep, sample, return_dict=False, **extra_arguments)[0]
         return sample

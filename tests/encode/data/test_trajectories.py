@@ -167,6 +167,19 @@ def test_calls_of_a_diffusion_are_pictures_and_noise_of_one_variance(scheduler, 
     assert variance.mean() == pytest.approx(1, abs=0.1)
 
 
+def test_a_scheduler_that_adds_noise_gets_the_seeds(tmp_path):
+    first, second = (recorded(Pipeline("doubled", DDPMScheduler()), tmp_path / name) for name in ("1", "2"))
+    for path in (first / "train").glob("*.safetensors"):
+        assert path.read_bytes() == (second / "train" / path.name).read_bytes()
+
+
+def test_a_tuple_with_a_row_for_each_prompt_is_refused(tmp_path):
+    pipeline = Pipeline("two")
+    pipeline.rotary = pipeline.rotary_of_rows = True
+    with pytest.raises(TrajectoryError, match="'rotary': a tuple of tensors that depend on the prompts"):
+        recorded(pipeline, tmp_path)
+
+
 def test_a_solver_may_follow_a_flow(tmp_path):
     scheduler = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
     bank = Trajectories(recorded(Pipeline("two", scheduler), tmp_path))

@@ -90,7 +90,7 @@ def test_operations_are_those_of_the_products():
 def test_time_counts_passes():
     settings = replace(SETTINGS, steps=10, batch=2)
     assert seconds(5, settings, flops_per_second=100, utilisation=0.5) == pytest.approx(5 * 4 * 20 / 50)
-    again = replace(settings, checkpoint_blocks=True)
+    again = replace(settings, recompute=True)
     assert seconds(5, again, flops_per_second=100, utilisation=0.5, teacher_too=False) == pytest.approx(5 * 4 * 20 / 50)
 
 
@@ -109,10 +109,9 @@ def test_free_memory_is_found_on_linux_alone():
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has cgroups")
 def test_a_container_may_have_less_than_its_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(torch_device, "CGROUP", tmp_path)
-    whole = torch_device.free_bytes(torch.device("cpu"))
     (tmp_path / "memory.current").write_text("5000\n")
-    (tmp_path / "memory.stat").write_text("anon 3000\ninactive_file 1500\n")
+    (tmp_path / "memory.stat").write_text("anon 3000\ninactive_file 900\nactive_file 600\n")
     (tmp_path / "memory.max").write_text("9000\n")
     assert torch_device.free_bytes(torch.device("cpu")) == 9000 - 5000 + 1500
     (tmp_path / "memory.max").write_text("max\n")
-    assert torch_device.free_bytes(torch.device("cpu")) == pytest.approx(whole, rel=0.2)
+    assert torch_device.free_bytes(torch.device("cpu")) > 9000

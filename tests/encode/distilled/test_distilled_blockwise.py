@@ -53,7 +53,8 @@ def test_blocks_are_solved_one_after_another(tmp_path):
     assert solution.parts() == {"block-000", "block-001"}
     assert [share for _, share in told] == sorted(share for _, share in told)
     assert len(told) == 2 * (SETTINGS.steps + 1)
-    assert re.fullmatch(rf"block 1 of 2: blocks.0, step 1 of {SETTINGS.steps}, loss [\d.e-]+, \d+ s left", told[0][0])
+    first = rf"block 1 of 2: blocks.0, step 1 of {SETTINGS.steps}, loss [\d.e-]+, \d+ (s|min) left"
+    assert re.fullmatch(first, told[0][0])
     assert "block 1 of 2: blocks.0, held-out error" in told[SETTINGS.steps][0]
     log = [json.loads(line) for line in (tmp_path / "work" / "log.jsonl").read_text().splitlines()]
     assert [line["block"] for line in log] == ["blocks.0", "blocks.1"]
@@ -154,6 +155,11 @@ def test_low_rank_and_frozen_codes_work_too(tmp_path):
     for name, linear in model.linears.items():
         assert solution[name].codes.tobytes() == quantize(linear.weight.numpy()).codes.tobytes()
         assert solution[name].low_rank.down.shape == (2, linear.in_features)
+
+
+def test_blocks_outputs_beside_themselves_are_refused(tmp_path):
+    with pytest.raises(SettingsError, match="leave --feature-weight out"):
+        run(tmp_path, replace(SETTINGS, feature_weight=0.1))
 
 
 def test_ranks_are_refused(tmp_path, monkeypatch):
