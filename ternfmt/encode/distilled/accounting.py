@@ -20,7 +20,7 @@ from ...pack import packed_columns
 from ..data.calls import tensors_in
 from ..settings import LayerSettings
 from ..torch_device import free_bytes
-from .muon import STACKED
+from .muon import STACKED, orthogonalise_flops
 from .settings import DistilledSettings, SettingsError
 from .student import dense_parameters
 
@@ -77,6 +77,10 @@ class Inventory:
     def weights(self) -> int:
         """Ternary weights."""
         return sum(n * k for n, k, _, _ in self.shapes)
+
+    def optimizer_flops(self, settings: DistilledSettings) -> int:
+        """Floating-point operations of the optimizer in a step; AdamW's few are left out."""
+        return sum(orthogonalise_flops(n, k) for n, k, _, _ in self.shapes) if settings.train_codes else 0
 
     @property
     def elements(self) -> int:
@@ -197,19 +201,26 @@ def count_flops(run: Callable[[], Any]) -> int:
 
 
 def seconds(
-    flops: int, settings: DistilledSettings, *, flops_per_second: float, utilisation: float, teacher_too: bool = True
+    flops: int,
+    optimizer_flops: int,
+    settings: DistilledSettings,
+    *,
+    flops_per_second: float,
+    utilisation: float,
+    teacher_too: bool = True,
 ) -> float:
     """Time of a run.
 
     Args:
         flops: of a forward pass of one sample.
+        optimizer_flops: of the optimizer in a step.
         settings: steps, batch, whether blocks are computed again.
         flops_per_second: what the device's sheet says for the dtype.
         utilisation: the share of it that is reached, an assumption.
         teacher_too: its forward pass is part of each step.
     """
     passes = 3 + settings.recompute + teacher_too  # the backward pass takes two
-    return flops * passes * settings.batch * settings.steps / (flops_per_second * utilisation)
+    return (flops * passes * settings.batch + optimizer_flops) * settings.steps / (flops_per_second * utilisation)
 
 
 def student_bytes(loaded: LoadedModel, layers: Mapping[str, LayerSettings], settings: DistilledSettings) -> int:

@@ -85,10 +85,9 @@ def ways(loaded: LoadedModel, call: dict[str, Any], settings: DistilledSettings)
     for name, told, ternary in (("end to end", whole, layers), ("frozen codes, rank 64", frozen, ranked)):
         # Quantised weights of a block are made again with its activations, as bf16.
         extra = 2 * max(_weights(block.linears.values()) for block in loaded.blocks)
-        memory = inventory(loaded, ternary, told, dtypes).memory(
-            told, teacher_bytes=2, activations=kept.recomputed + (extra if told.train_codes else 0)
-        )
-        found.append(Way(name, told, memory, _hours(flops, told)))
+        parts = inventory(loaded, ternary, told, dtypes)
+        memory = parts.memory(told, teacher_bytes=2, activations=kept.recomputed + (extra if told.train_codes else 0))
+        found.append(Way(name, told, memory, _hours(flops, parts.optimizer_flops(told), told)))
     found.append(_block_by_block(loaded, layers, dtypes, settings, kept.whole, flops))
     return found
 
@@ -124,13 +123,21 @@ def _block_by_block(
         settings, teacher_bytes=0, activations=int(kept * share)
     )
     # `steps` of each block: together as many operations as so many steps of the whole, without a teacher beside.
-    return Way("block by block", settings, memory, _hours(flops, settings, teacher_too=False))
+    optimizer = inventory(loaded, layers, settings, dtypes).optimizer_flops(settings)
+    return Way("block by block", settings, memory, _hours(flops, optimizer, settings, teacher_too=False))
 
 
-def _hours(flops: int, settings: DistilledSettings, *, teacher_too: bool = True) -> dict[str, float]:
+def _hours(
+    flops: int, optimizer_flops: int, settings: DistilledSettings, *, teacher_too: bool = True
+) -> dict[str, float]:
     return {
         gpu.name: seconds(
-            flops, settings, flops_per_second=gpu.flops_per_second, utilisation=UTILISATION, teacher_too=teacher_too
+            flops,
+            optimizer_flops,
+            settings,
+            flops_per_second=gpu.flops_per_second,
+            utilisation=UTILISATION,
+            teacher_too=teacher_too,
         )
         / 3600
         for gpu in GPUS

@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) in single precision.
+"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/), in bf16 on GPUs and in float32 elsewhere.
 
 `torch.optim.Muon` orthogonalises in bf16, which takes ten times as long on CPUs that have no bf16 arithmetic.
 """
@@ -19,16 +19,22 @@ STACKED = 1 << 24
 """Numbers that are orthogonalised at once, unless one matrix has more: small ones go faster together."""
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """Move the singular values of each of [n, rows, columns] close to 1 by Newton-Schulz iterations."""
+def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Move the singular values of each of [n, rows, columns] close to 1 by Newton-Schulz iterations in ``dtype``."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.transpose(1, 2) if tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
     for _ in range(ITERATIONS):
         gram = x @ x.transpose(1, 2)
         x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
-    return x.transpose(1, 2) if tall else x
+    return (x.transpose(1, 2) if tall else x).to(matrices.dtype)
+
+
+def orthogonalise_flops(rows: int, columns: int) -> int:
+    """Operations of `orthogonalise` for one matrix."""
+    small, large = sorted((rows, columns))
+    return ITERATIONS * (4 * small * small * large + 2 * small**3)
 
 
 class Muon(torch.optim.Optimizer):
@@ -63,7 +69,8 @@ class Muon(torch.optim.Optimizer):
                 for start in range(0, len(parameters), together):
                     some = parameters[start : start + together]
                     updates = torch.stack([self._momentum(parameter, group["momentum"]) for parameter in some])
-                    for parameter, update in zip(some, orthogonalise(updates), strict=True):
+                    dtype = torch.bfloat16 if updates.device.type == "cuda" else torch.float32
+                    for parameter, update in zip(some, orthogonalise(updates, dtype), strict=True):
                         parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-scale)
 
     def _momentum(self, parameter: Tensor, decay: float) -> Tensor:

@@ -19,6 +19,7 @@ from ternfmt.encode.distilled.accounting import (
     inventory,
     seconds,
 )
+from ternfmt.encode.distilled.muon import orthogonalise, orthogonalise_flops
 from ternfmt.encode.distilled.settings import DistilledSettings
 from ternfmt.encode.distilled.student import make_student
 from ternfmt.encode.distilled.train import Trainer
@@ -87,11 +88,20 @@ def test_operations_are_those_of_the_products():
     assert count_flops(lambda: model(**tiny.Noise().call(0, 4))) == 2 * 4 * 3 * weights
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(3, 3), (4, 7), (9, 2)])
+def test_operations_of_the_optimizer_are_those_of_its_products(rows, columns):
+    counted = count_flops(lambda: orthogonalise(torch.ones(1, rows, columns)))
+    assert orthogonalise_flops(rows, columns) == counted
+
+
 def test_time_counts_passes():
     settings = replace(SETTINGS, steps=10, batch=2)
-    assert seconds(5, settings, flops_per_second=100, utilisation=0.5) == pytest.approx(5 * 4 * 20 / 50)
+    assert seconds(5, 0, settings, flops_per_second=100, utilisation=0.5) == pytest.approx(5 * 4 * 20 / 50)
+    assert seconds(5, 7, settings, flops_per_second=100, utilisation=0.5) == pytest.approx((5 * 4 * 2 + 7) * 10 / 50)
     again = replace(settings, recompute=True)
-    assert seconds(5, again, flops_per_second=100, utilisation=0.5, teacher_too=False) == pytest.approx(5 * 4 * 20 / 50)
+    assert seconds(5, 0, again, flops_per_second=100, utilisation=0.5, teacher_too=False) == pytest.approx(
+        5 * 4 * 20 / 50
+    )
 
 
 def test_block_wise_is_chosen_where_the_student_does_not_fit(monkeypatch):
