@@ -1,6 +1,6 @@
 """Do wider models lose less? The sample FLUX at several widths, each trained for as many steps, then made ternary.
 
-    python examples/sample-flux/widths.py [--widths 64 128 192]
+    python examples/sample-flux/widths.py [--widths 64 128]
 
 Prints a Markdown table: error of the velocity at one noise level, relative to its square, in percent, for one ternary
 plane. The models are trained far too briefly to draw what they are asked for, so that there is no score to keep.
@@ -59,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train, convert and compare at every width; print its line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument(
-        "--widths", nargs="+", type=int, default=[64, 128, 192], metavar="N", help=f"multiples of {HEAD}"
+        "--widths", nargs="+", type=int, default=[64, 128], metavar="N", help=f"multiples of {HEAD}"
     )
-    parser.add_argument("--steps", type=int, default=600, metavar="N", help="of training (default: 600)")
+    parser.add_argument("--steps", type=int, default=400, metavar="N", help="of training (default: 400)")
     parser.add_argument("--distil", type=int, default=200, metavar="N", help="steps of `distilled` (default: 200)")
-    parser.add_argument("--samples", type=int, default=512, metavar="N", help="pictures to learn from (default: 512)")
+    parser.add_argument("--samples", type=int, default=256, metavar="N", help="pictures to learn from (default: 256)")
     arguments = parser.parse_args(argv)
     for width in arguments.widths:
         if width % HEAD or width <= 0:
