@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from calibrate_flux_blocks import HEAD, Noise
 from diffusers import FluxTransformer2DModel
 
 from ternfmt.encode.data.model import make_loaded
@@ -25,36 +26,11 @@ from ternfmt.encode.distilled.student import make_student
 from ternfmt.encode.distilled.train import Trainer
 from ternfmt.encode.settings import LayerSettings
 
-HEAD, IMAGE, TEXT = 128, 256, 64  # tokens of a picture of 256 pixels, and of a short text
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "end to end": {},
     "recompute": {"recompute": True},
     "keep codes": {"train_codes": False, "train_dense": "biases"},
 }
-
-
-class Noise:
-    """Calls of the transformer with random numbers."""
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-
-    def call(self, number: int, size: int) -> dict[str, Any]:
-        """As `Calls.call`."""
-        generator = torch.Generator().manual_seed(number)
-
-        def normal(*shape: int) -> torch.Tensor:
-            return torch.randn(*shape, generator=generator)
-
-        return {
-            "hidden_states": normal(size, IMAGE, self.config.in_channels),
-            "encoder_hidden_states": normal(size, TEXT, self.config.joint_attention_dim),
-            "pooled_projections": normal(size, self.config.pooled_projection_dim),
-            "timestep": torch.rand(size, generator=generator),
-            "img_ids": torch.zeros(IMAGE, 3),
-            "txt_ids": torch.zeros(TEXT, 3),
-            "return_dict": False,
-        }
 
 
 def median_seconds(run: Callable[[], Any], times: int) -> float:
@@ -76,11 +52,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="steps that are measured (default: 5)")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    model = FluxTransformer2DModel(num_layers=2, num_single_layers=4, num_attention_heads=arguments.hidden // HEAD)
+    model = FluxTransformer2DModel(
+        num_layers=2, num_single_layers=4, num_attention_heads=arguments.hidden // HEAD, guidance_embeds=True
+    )
     loaded = make_loaded(model, [n for n, p in model.named_parameters() if p.ndim == 2 and "transformer_blocks." in n])
     layers = {name: LayerSettings("distilled") for name in loaded.linears}
     dtypes = {name: "F32" for name in loaded.names.values() if name not in layers}
-    calls = Noise(model.config)
+    calls = Noise(model)
     with torch.no_grad():
         call = calls.call(0, arguments.batch)
         whole = median_seconds(lambda: model(**call), arguments.steps)

@@ -58,9 +58,7 @@ def options(folder: Path, samples: int, steps: int) -> Mapping[str, tuple[str, .
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, convert and compare at every width; print its line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument(
-        "--widths", nargs="+", type=int, default=[64, 128], metavar="N", help=f"multiples of {HEAD}"
-    )
+    parser.add_argument("--widths", nargs="+", type=int, default=[64, 128], metavar="N", help=f"multiples of {HEAD}")
     parser.add_argument("--steps", type=int, default=400, metavar="N", help="of training (default: 400)")
     parser.add_argument("--distil", type=int, default=200, metavar="N", help="steps of `distilled` (default: 200)")
     parser.add_argument("--samples", type=int, default=256, metavar="N", help="pictures to learn from (default: 256)")
