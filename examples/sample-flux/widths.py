@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-
 import ternfmt_runtime
 from curve import write_prompts
 from sample_flux.cases import make_cases

@@ -39,7 +39,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "recompute": {
         "action": "store_true",
         "default": None,
-        "help": "distil without keeping activations inside blocks: less memory, a third more time",
+        "help": "distil without keeping activations inside blocks: less memory, up to a quarter more time",
     },
     "keep_codes": {
         "action": "store_true",

@@ -104,7 +104,7 @@ def solve(plan: Plan, folder: Path, tell: Progress) -> tuple[Plan, Solution]:
     calibrated = CalibratedSettings(samples=samples, batch=told.batch, block_device=told.block_device)
     to_calibrate = calibrates and not {b.name for b in loaded.blocks} <= Solution(folder / "calibrated").parts()
     if to_calibrate:
-        check_memory(loaded, plan.layers, torch_device(told.block_device or told.device))
+        check_memory(loaded, plan.layers, loaded.block_place(told.block_device))
 
     def check(call: dict[str, Any]) -> None:
         check_layers_run(loaded, call)

@@ -78,7 +78,7 @@ def calibrate(
     data = CallList(calls, math.ceil(settings.samples / settings.batch), settings.batch)
     blocks = in_order(loaded.model, loaded.blocks, data[0])
     student = share_parameters(loaded.model)
-    device = loaded.device if settings.block_device is None else torch.device(settings.block_device)
+    device = loaded.block_place(settings.block_device)
     solved = solution.parts()
     teacher_replay = Replay(loaded.model, blocks, data, work / "teacher", resume=True)
     student_replay = Replay(student, blocks, data, work / "student", resume=True)

@@ -41,6 +41,10 @@ class LoadedModel:
         """In which it computes."""
         return place_of(self.model)[1]
 
+    def block_place(self, name: str | None) -> torch.device:
+        """Where blocks are worked on: the device of this name, or where the model is."""
+        return self.device if name is None else torch.device(name)
+
     def alone(self, block: Block) -> LoadedModel:
         """A block as a model of its own, without blocks."""
         prefix = f"{block.name}."

@@ -245,7 +245,7 @@ def check_memory(
     """
     device = loaded.device
     if blockwise:
-        device = device if settings.block_device is None else torch.device(settings.block_device)
+        device = loaded.block_place(settings.block_device)
         parts = {
             f"block {block.name!r}": student_bytes(loaded.alone(block), layers, settings)
             for block in loaded.blocks

@@ -103,7 +103,7 @@ def solve_blocks(
     for number, block in enumerate(blocks):
         part = _part(number)
         if part not in solution.parts():
-            with runs_on([block.module], _device(loaded, settings)):
+            with runs_on([block.module], loaded.block_place(settings.block_device)):
                 samples = keep_samples(loaded.model, block, number, len(together), student, teacher, work / "samples")
             solved, before, after = solve_block(
                 loaded,
@@ -174,7 +174,7 @@ def solve_block(
         Its solved tensors, and its relative error on the other samples before training and as written.
     """
     student = block_student(loaded, block, layers, settings, dense_dtypes, start)
-    device = _device(loaded, settings)
+    device = loaded.block_place(settings.block_device)
     student.model.to(device)
     optimizers = Optimizers(student, settings)
     micros = settings.batch // (settings.micro_batch or settings.batch)
@@ -230,7 +230,7 @@ def finish_block(
     settings: DistilledSettings,
 ) -> None:
     """Let both replays pass a block: the teacher's as it is, the student's with what was solved."""
-    device = _device(loaded, settings)
+    device = loaded.block_place(settings.block_device)
     if teacher.finished == number:
         with runs_on([block.module], device):
             teacher.finish(number)
@@ -274,7 +274,3 @@ def _load(path: Path, device: torch.device) -> Sample:
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu().clone()
-
-
-def _device(loaded: LoadedModel, settings: DistilledSettings) -> torch.device:
-    return loaded.device if settings.block_device is None else torch.device(settings.block_device)
