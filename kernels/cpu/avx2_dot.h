@@ -20,11 +20,17 @@ INLINE __m256i add_products(__m256i sums, __m256i codes, __m256i x) {
     return sums;
 }
 INLINE __m256i wide_sums(__m256i sums) { return sums; }
+INLINE __m256i add_a_quarter(__m256i sums, __m256i fours) {
+    return _mm256_add_epi32(sums, _mm256_srai_epi32(fours, 2));
+}
 #else
 INLINE __m256i add_products(__m256i sums, __m256i codes, __m256i x) {
     return _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, x));
 }
 INLINE __m256i wide_sums(__m256i sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
+INLINE __m256i add_a_quarter(__m256i sums, __m256i fours) {
+    return _mm256_add_epi16(sums, _mm256_srai_epi16(fours, 2));
+}
 #endif
 
 /* The products of x with two registers of codes. GCC 12 reorders the additions of a whole loop and spills the sums; and

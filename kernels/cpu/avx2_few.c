@@ -17,6 +17,8 @@ enum {
     A16_PART = 4,
     STREAMED_ROWS = 4,    /* of x, up to which the weight is read as streams */
     STREAMS = 4,          /* for one row of x; for more two, whose sums fit the registers */
+    FOURS_ROWS = 2,       /* of x, up to which products of four times a code have sums of their own ... */
+    FOURS_PART = 4,       /* ... in parts of so many steps: 2 * FOURS_PART * (2 * 4 * 3 * 127) < 2^15 */
     STREAMS_AHEAD = 2048, /* bytes, beside what the processor foresees */
 };
 
@@ -114,61 +116,74 @@ INLINE void part_a8(const uint8_t *codes, size_t bytes, size_t ahead, const char
         lanes[r][0] = _mm256_add_epi32(lanes[r][0], wide_sums(sums[r]));
 }
 
-/* A step of streams: fields of the codes of two of them share what is loaded of x. */
-INLINE void step_of_streams(__m256i codes[], size_t streams, const char *x, size_t stride, size_t rows,
-                            __m256i sums[][STREAMS]) {
+/* A step of streams. Where registers suffice for twice the sums, fields 1 and 3 are not shifted to the end: they are
+ * multiplied as four times the code, and what comes of them is added up by itself. */
+INLINE void step_of_streams(const __m256i codes[], size_t streams, const char *x, size_t stride, size_t rows,
+                            __m256i sums[][STREAMS], __m256i fours[][STREAMS]) {
 #pragma GCC unroll 4
-    for (size_t s = 0; s < streams; s++)
-        codes[s] = unsigned_codes(codes[s]);
+    for (size_t s = 0; s < streams; s++) {
+        const __m256i t = unsigned_codes(codes[s]), upper = _mm256_srli_epi16(t, 4);
 #pragma GCC unroll 4
-    for (int p = 0; p < 4; p++)
-#pragma GCC unroll 2
-        for (size_t s = 0; s < streams; s += 2) {
-            const __m256i t = field(codes[s], p), u = field(codes[s + 1], p);
+        for (int p = 0; p < 4; p++) {
+            const bool four = rows <= FOURS_ROWS && p % 2;
+            const __m256i of_plane = four ? _mm256_and_si256(p == 1 ? t : upper, _mm256_set1_epi8(4 * 3)) : field(t, p);
 #pragma GCC unroll 4
-            for (size_t r = 0; r < rows; r++)
-                add_two_products(sums[r] + s, t, u, load(x + r * stride + 32 * p));
+            for (size_t r = 0; r < rows; r++) {
+                __m256i *sum = four ? &fours[r][s] : &sums[r][s];
+                *sum = add_products(*sum, of_plane, load(x + r * stride + 32 * p));
+                BARRIER(*sum);
+            }
         }
+    }
 }
+
+/* Bytes of a row of the weight that are a part of a stream. */
+INLINE size_t streamed_part(size_t rows) { return 32 * (rows <= FOURS_ROWS ? FOURS_PART : A8_PART); }
 
 /* A part of a row of each stream, added to totals. */
 INLINE void part_of_streams(const uint8_t *const rows_of[], size_t streams, size_t at, size_t bytes, const char *x,
                             size_t stride, size_t rows, __m256i totals[][STREAMS]) {
-    __m256i sums[STREAMED_ROWS][STREAMS], codes[STREAMS];
+    const size_t part = streamed_part(rows), together = rows <= FOURS_ROWS ? part : 32;
+    __m256i sums[STREAMED_ROWS][STREAMS], fours[STREAMED_ROWS][STREAMS], codes[STREAMS];
 #pragma GCC unroll 4
     for (size_t r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (size_t s = 0; s < streams; s++)
-            sums[r][s] = _mm256_setzero_si256();
-    if (bytes == 32 * A8_PART)
+            sums[r][s] = fours[r][s] = _mm256_setzero_si256();
+    if (bytes == part)
 #pragma GCC unroll 1
-        for (size_t i = at; i < at + 32 * A8_PART; i += 32) {
+        for (size_t i = 0; i < part; i += together)
 #pragma GCC unroll 4
-            for (size_t s = 0; s < streams; s++) {
-                _mm_prefetch((const char *)rows_of[s] + i + STREAMS_AHEAD, _MM_HINT_T0);
-                codes[s] = load(rows_of[s] + i);
+            for (size_t j = i; j < i + together; j += 32) {
+#pragma GCC unroll 4
+                for (size_t s = 0; s < streams; s++) {
+                    _mm_prefetch((const char *)rows_of[s] + at + j + STREAMS_AHEAD, _MM_HINT_T0);
+                    codes[s] = load(rows_of[s] + at + j);
+                }
+                step_of_streams(codes, streams, x + 4 * (at + j), stride, rows, sums, fours);
             }
-            step_of_streams(codes, streams, x + 4 * i, stride, rows, sums);
-        }
     else
         for (size_t i = at; i < at + bytes; i += 32) {
 #pragma GCC unroll 4
             for (size_t s = 0; s < streams; s++)
                 codes[s] = load_part(rows_of[s] + i, at + bytes - i);
-            step_of_streams(codes, streams, x + 4 * i, stride, rows, sums);
+            step_of_streams(codes, streams, x + 4 * i, stride, rows, sums, fours);
         }
 #pragma GCC unroll 4
     for (size_t r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (size_t s = 0; s < streams; s++)
+        for (size_t s = 0; s < streams; s++) {
+            if (rows <= FOURS_ROWS)
+                sums[r][s] = add_a_quarter(sums[r][s], fours[r][s]);
             totals[r][s] = _mm256_add_epi32(totals[r][s], wide_sums(sums[r][s]));
+        }
 }
 
 /* Up to STREAMED_ROWS rows of x. The weight is read in a few parts side by side: the processor looks ahead in each, and
  * has more from memory under way than for one. Where rows do not divide, the last is done again. */
 INLINE void streams_a8(const uint8_t *codes, size_t row_bytes, size_t count, size_t bytes, const char *x, size_t stride,
                        size_t streams, size_t rows, int32_t *sums) {
-    const size_t run = 32 * A8_PART, part = ceil_div(count, streams);
+    const size_t run = streamed_part(rows), part = ceil_div(count, streams);
     for (size_t first = 0; first < part; first++) {
         const uint8_t *rows_of[STREAMS];
         __m256i totals[STREAMED_ROWS][STREAMS];
