@@ -13,7 +13,7 @@ function(ternfmt_add_kernels target)
   files(neon neon_few.c neon_many_a8.c neon_many_a16.c neon_probe.c neon_rows.c)
   target_sources(${target} PRIVATE ${shared})
   target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_FUNCTION_LIST_DIR})
-  target_link_libraries(${target} PRIVATE Threads::Threads)
+  target_link_libraries(${target} PRIVATE Threads::Threads ${CMAKE_DL_LIBS})
   ternfmt_add_set(
     ${target} avx2
     PROCESSOR x86_64|AMD64

@@ -1,11 +1,14 @@
-/* A pool of threads. They start with the first call that wants them and wait for the next: awake for as long as the
- * gap between two layers lasts, then asleep, so that they do not take cores from PyTorch's own threads. A call wakes
- * those it wants, and no others. Tasks are claimed from a counter. One call at a time has the pool; another that comes
- * meanwhile works alone. A forked child starts with a pool of its own.
+/* Threads, which claim tasks from a counter. One call at a time has them; another that comes meanwhile works alone.
+ *
+ * They are PyTorch's, where that has OpenMP: its threads are awake for milliseconds after an operator of PyTorch, and
+ * others would share the cores with them. Else, and in a forked child, where OpenMP does not work any more, they are a
+ * pool of our own: they start with the first call that wants them and wait for the next, awake for as long as the gap
+ * between two layers lasts, then asleep. A call wakes those it wants, and no others.
  */
-#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE /* RTLD_DEFAULT */
 #include "contract.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -42,6 +45,12 @@ static struct {
     int started;          /* threads; their workers are 1 to `started` */
     Worker workers[THREADS_MAX];
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
+
+/* GNU's interface to a team of OpenMP's, which LLVM's and Intel's have, too: run(data) on each of its threads. */
+static struct {
+    void (*run)(void (*run)(void *), void *data, unsigned threads, unsigned flags);
+    int (*thread_number)(void);
+} team;
 
 static void pause_a_little(void) {
 #if defined(__x86_64__)
@@ -151,22 +160,51 @@ static void wait_until_finished(void) {
     pthread_mutex_unlock(&pool.lock);
 }
 
+/* One thread of the team; those that the job does not want go on waiting. */
+static void take_part(void *nothing) {
+    const int worker = team.thread_number();
+    const uint64_t before = float_mode();
+    (void)nothing;
+    if (worker >= pool.job.threads)
+        return;
+    set_float_mode(pool.job.float_mode);
+    work(worker);
+    set_float_mode(before);
+}
+
+static void run_in_team(Job job) {
+    pool.job = job;
+    atomic_store(&pool.next, 0);
+    team.run(take_part, NULL, 0, 0); /* 0: as many threads as PyTorch's operators have */
+}
+
+static void run_in_pool(Job job) {
+    job.threads = start(job.threads);
+    post(job);
+    work(0);
+    wait_until_finished();
+}
+
 static void forget(void) {
     pthread_mutex_init(&busy, NULL);
     pthread_mutex_init(&pool.lock, NULL);
     pthread_cond_init(&pool.finished, NULL);
     pool.started = 0;
+    team.run = NULL;
 }
 
-static void watch_forks(void) { pthread_atfork(NULL, NULL, forget); }
+static void set_up(void) {
+    *(void **)&team.run = dlsym(RTLD_DEFAULT, "GOMP_parallel");
+    *(void **)&team.thread_number = dlsym(RTLD_DEFAULT, "omp_get_thread_num");
+    pthread_atfork(NULL, NULL, forget);
+}
 
 void pool_run(int threads, size_t tasks, Run *run, void *context) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, watch_forks);
+    pthread_once(&once, set_up);
     if (threads > 1 && tasks > 1 && pthread_mutex_trylock(&busy) == 0) {
-        post((Job){run, context, tasks, start((size_t)threads < tasks ? threads : (int)tasks), float_mode()});
-        work(0);
-        wait_until_finished();
+        const Job job = {run, context, tasks, (size_t)threads < tasks ? threads : (int)tasks, float_mode()};
+        team.run && team.thread_number ? run_in_team(job) : run_in_pool(job);
         pthread_mutex_unlock(&busy);
         return;
     }

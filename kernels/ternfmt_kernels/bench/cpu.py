@@ -49,6 +49,10 @@ TURNS_FEWEST, TURNS_MOST = 3, 60
 BURST_SECONDS = 2e-3
 """A turn is at least so long: it repeats short products."""
 
+WARM_SECONDS = 5e-3
+"""Before it, the same product runs for so long: in a model, too, layers follow each other. After another product, or
+sleep, code comes from memory, and the processor takes milliseconds to be as fast as it was."""
+
 PROBE_SECONDS = 1e-2
 SETTLE_SECONDS = 8e-3
 """After a product on several threads, OpenMP's wait for the next in a loop for about this long."""
@@ -294,12 +298,12 @@ def _once(run: Callable[[], object]) -> float:
 def _turns(runs: dict[str, Callable[[], object]], seconds: float, settle: float) -> dict[str, list[float]]:
     """Times of all, in turns, of which those that take long have fewer: the first ones.
 
-    In a turn each waits for the others' threads to sleep, runs once to wake its own, and then as often as it takes.
+    In a turn each waits for the others' threads to sleep, runs for `WARM_SECONDS`, and then as often as it takes.
     """
     once = {name: _once(run) for name, run in runs.items()}
     repeats = {name: max(1, round(BURST_SECONDS / taken)) for name, taken in once.items()}
     left = {
-        name: max(TURNS_FEWEST, min(TURNS_MOST, int(seconds / (taken * (repeats[name] + 1) + settle))))
+        name: max(TURNS_FEWEST, min(TURNS_MOST, int(seconds / (taken * repeats[name] + WARM_SECONDS + settle))))
         for name, taken in once.items()
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -308,7 +312,8 @@ def _turns(runs: dict[str, Callable[[], object]], seconds: float, settle: float)
             if turn >= left[name]:
                 continue
             time.sleep(settle)
-            if once[name] < BURST_SECONDS:
+            until = time.perf_counter() + (WARM_SECONDS if once[name] < WARM_SECONDS else 0)
+            while time.perf_counter() < until:
                 run()
             times[name].append(_time(lambda run=run, name=name: [run() for _ in range(repeats[name])]) / repeats[name])  # type: ignore[misc]
     return times

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -205,18 +207,57 @@ def test_calls_from_several_threads_of_python(threads) -> None:
         assert all(map(torch.equal, executor.map(product, xs), expected))
 
 
+def product_of_two_threads(rng: np.random.Generator) -> Callable[[], torch.Tensor]:
+    """Of seven rows, large enough for two."""
+    weight = make_weight(rng, 1000, 1024)
+    x = make_x(rng, (7, 1024), torch.float32)
+    return lambda: linear(x, weight.codes, weight.scales, 1024, None)
+
+
+@native
+@pytest.mark.skipif(
+    not (hasattr(ctypes.CDLL(None), "GOMP_parallel") and os.path.isdir("/proc/self/task")),
+    reason="no OpenMP of PyTorch's, or no list of threads",
+)
+def test_threads_are_those_of_pytorch() -> None:
+    """In a process of its own: here earlier tests may have started others."""
+    script = """
+import os, numpy, torch
+from tests.kernels.cpu.test_backend import product_of_two_threads
+torch.set_num_threads(2)
+product = product_of_two_threads(numpy.random.default_rng(4))
+torch.ones(1 << 22).add_(1)  # starts all of them
+before = set(os.listdir("/proc/self/task"))
+product()
+assert set(os.listdir("/proc/self/task")) <= before
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[3])
+
+
+@native
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor has one way with subnormal numbers")
+def test_threads_of_pytorch_keep_their_way_with_subnormal_numbers(threads) -> None:
+    threads(2)
+    product = product_of_two_threads(np.random.default_rng(5))
+    subnormal = torch.full((1 << 22,), 1e-40)
+    try:
+        torch.set_flush_denormal(True)
+        product()
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal((subnormal * 1).view(torch.int32), subnormal.view(torch.int32))
+
+
 @native
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_has_threads_of_its_own(threads) -> None:
     threads(2)
-    rng = np.random.default_rng(1)
-    weight = make_weight(rng, 1000, 1024)
-    x = make_x(rng, (7, 1024), torch.float32)  # large enough for two
-    expected = linear(x, weight.codes, weight.scales, 1024, None)
+    product = product_of_two_threads(np.random.default_rng(1))
+    expected = product()
     child = os.fork()
     if child == 0:
-        same = torch.equal(linear(x, weight.codes, weight.scales, 1024, None), expected)
+        same = torch.equal(product(), expected)
         os._exit(0 if same else 1)
     assert os.waitpid(child, 0)[1] == 0
 
