@@ -12,9 +12,9 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,14 @@ from torch import Tensor
 
 from ..cpu_backend import isa
 from . import gate
-from .contenders import Product, forced, random_weight
+from .contenders import Product, Weight, forced, random_weight
 from .cpu_peers import Copies, Peer, activations
 
 SHAPES = {"A": (3072, 3072), "B": (12288, 3072), "C": (3072, 12288), "D": (21504, 3072), "E": (3072, 15360)}
 """(N, K) of FLUX.1's linears, by the letters of the tables."""
 
-ROWS = {"A": (1, 8, 64, 512, 4608), "B": (1, 8, 64, 512), "C": (1, 8, 512), "D": (1, 8, 512), "E": (1, 8, 512)}
-"""M that a whole run times."""
+ROWS = dict.fromkeys(SHAPES, (1, 8, 64, 512)) | {"A": (1, 8, 64, 512, 4608)}
+"""M that a whole run times; 4608 rows of the smallest shape alone, for the time they take."""
 
 OURS = ("a8", "a16")
 
@@ -40,12 +40,18 @@ STREAMS = {"read": 1, "read4": 4}
 LIMITS = (*STREAMS, "int8", "float")
 """Of the machine: bytes, and multiply-accumulates of the best instructions, a second."""
 
+HEAD_ROWS = 16
+"""Ours is timed with so few rows of the weight, too: that is the call, and preparing x."""
+
+CACHED_BYTES = 256 << 10
+"""And with so much of the weight, again and again, which stays in the second level of the cache."""
+
 COLD_BYTES = 160 << 20
 COPIES_MAX = 80
 WARM_ROWS = 512
 """From so many rows on, the time for reading the weight is lost in that for multiplying: two copies will do."""
 
-TURNS_FEWEST, TURNS_MOST = 3, 60
+TURNS_FEWEST, TURNS_MOST = 5, 60
 BURST_SECONDS = 2e-3
 """A turn is at least so long: it repeats short products."""
 
@@ -79,11 +85,29 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """What a product's time goes to: parts of it, of which the last is what the others leave.
+
+    Attributes:
+        call: the call, quantising and laying out x.
+        instructions: on codes that are in the cache.
+        memory: waiting for those that are not.
+    """
+
+    call: float
+    instructions: float
+    memory: float
+
+    def __str__(self) -> str:
+        return f"{self.call:.0%} call, {self.instructions:.0%} instructions, {self.memory:.0%} memory"
+
+
+@dataclass(frozen=True)
 class Cell:
     """One shape, M and T.
 
     Attributes:
-        times: of each peer and limit, seconds a product or unit, a turn each; a peer that takes long has fewer.
+        times: of each peer, limit and slice, seconds a product or unit, a turn each; one that takes long has fewer.
         units: multiply-accumulates or bytes that are one unit of each limit.
         left_out: peers that would have taken too long, with the seconds expected.
     """
@@ -115,10 +139,29 @@ class Cell:
         """How many times faster than the peer, in the same turns; None where it did not run."""
         return _paired(self.times[peer], self.times[ours]) if peer in self.times else None
 
+    def roof(self, ours: str) -> float:
+        """Multiply-accumulates a second that neither memory nor the best instructions exceed."""
+        # a16 takes either floats or a bfloat16 as three digits of int8.
+        best = {"a8": self.rate("int8"), "a16": max(self.rate("float"), self.rate("int8") / 3)}[ours]
+        return min(4 * self.m * max(self.rate(name) for name in STREAMS), best)
+
+    def shares(self, ours: str) -> Shares | None:
+        """What the time of our mode goes to, by what slices of the weight take; None where they were not timed."""
+        if not all(name in self.times for name in _slices(ours)):
+            return None
+        head, cached = (_paired(self.times[name], self.times[ours]) for name in _slices(ours))
+        a_row = max(0.0, cached - head) / (_cached_rows(self.n, self.k) - HEAD_ROWS)
+        call, instructions = max(0.0, head - HEAD_ROWS * a_row), self.n * a_row
+        return Shares(call, instructions, max(0.0, 1 - call - instructions))
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: rates and ratios, four digits, in place of every time."""
         ours = [name for name in OURS if name in self.times]
-        peers = [name for name in self.times if name not in LIMITS]
+        slices = [name for mode in OURS for name in _slices(mode)]
+        peers = [name for name in self.times if name not in (*LIMITS, *slices)]
+        shares = {
+            mode: {part: _digits(v) for part, v in asdict(of).items()} for mode in ours if (of := self.shares(mode))
+        }
         faster = {mode: {peer: _digits(self.against(mode, peer) or 0) for peer in peers} for mode in ours}
         limits = {mode: {limit: _digits(self.of_limit(mode, limit)) for limit in LIMITS} for mode in ours}
         return {
@@ -130,11 +173,21 @@ class Cell:
             "turns": {name: len(times) for name, times in self.times.items()},
             "median seconds": {name: _digits(statistics.median(times)) for name, times in self.times.items()},
             "shortest seconds": {name: _digits(min(times)) for name, times in self.times.items()},
-            "rates": {name: _digits(self.rate(name)) for name in self.times},
+            "rates": {name: _digits(self.rate(name)) for name in self.times if name not in slices},
             "times faster than": faster,
             "part of limit": limits,
+            "shares of the time": shares,
             "left out, seconds expected": {name: _digits(seconds) for name, seconds in self.left_out.items()},
         }
+
+
+def _slices(mode: str) -> tuple[str, str]:
+    """Names of our mode with the first rows of the weight alone."""
+    return f"{mode} head", f"{mode} cached"
+
+
+def _cached_rows(n: int, k: int) -> int:
+    return min(n, max(2 * HEAD_ROWS, CACHED_BYTES // math.ceil(k / 4) // HEAD_ROWS * HEAD_ROWS))
 
 
 def _digits(value: float) -> float:
@@ -230,6 +283,7 @@ def _shape(plan: Plan, letter: str, peers: list[Peer], results: Results, tick: C
         peer: peer.copies(weight, min(COPIES_MAX, math.ceil(COLD_BYTES / (n * k * peer.weight_bits / 8))))
         for peer in peers
     }
+    slices = dict(_of_slices(weight, [peer for peer in peers if peer.ours]))
     memory = bytearray(COLD_BYTES)
     for threads in plan.threads:
         torch.set_num_threads(threads)
@@ -241,12 +295,19 @@ def _shape(plan: Plan, letter: str, peers: list[Peer], results: Results, tick: C
             left_out = {name: seconds for name, seconds in long.items() if name not in OURS}
             chosen = {peer: copies for peer, copies in products.items() if peer.name not in left_out}
             with ThreadPoolExecutor(threads) as executor:
-                runs = _runs(chosen, m, k)
+                runs = _runs(chosen | slices if threads == 1 else chosen, m, k)
                 units = _limits(runs, threads, memory, executor)
                 times = _turns(runs, plan.seconds, SETTLE_SECONDS if threads > 1 else 0)
             cell = Cell(letter, n, k, m, threads, times, units, left_out)
             rates |= {peer.name: cell.rate(peer.name) for peer in chosen}
             results.cells.append(cell)
+
+
+def _of_slices(weight: Weight, ours: list[Peer]) -> Iterator[tuple[Peer, Copies]]:
+    for peer in ours:
+        for name, rows in zip(_slices(peer.name), (HEAD_ROWS, _cached_rows(weight.n, weight.k)), strict=True):
+            slice_of = replace(weight, codes=weight.codes[:rows].clone(), scale=weight.scale[:rows])
+            yield replace(peer, name=name), peer.copies(slice_of, 1)
 
 
 def _runs(products: dict[Peer, Copies], m: int, k: int) -> dict[str, Callable[[], object]]:

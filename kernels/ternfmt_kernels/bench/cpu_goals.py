@@ -20,14 +20,12 @@ class Goal:
     Attributes:
         factor: the part of the limit, or how many times faster.
         against: a name of `LIMITS`, or of peers.
-        binds: what the kernels of AVX2 wait for there, in half a line; measured on Zen 3.
     """
 
     mode: str
     rows: Sequence[int]
     factor: float
     against: Sequence[str]
-    binds: str = ""
 
     @property
     def of_limit(self) -> bool:
@@ -44,8 +42,19 @@ class Goal:
         """Of each cell that it is about and that was timed: the part, or the ratio to the fastest of the peers."""
         return [(cell, value) for cell in cells for value in self._of(cell)]
 
+    def concerns(self, cell: Cell) -> bool:
+        """The cell has its M, on one thread."""
+        return cell.threads == 1 and cell.m in self.rows
+
+    def takes(self, cell: Cell) -> float:
+        """The part of the machine's limits at which it would be reached there, above 1 where it cannot be."""
+        if self.of_limit:
+            return self.factor
+        fastest = max(cell.rate(peer) for peer in self.against if peer in cell.times)
+        return self.factor * fastest / cell.roof(self.mode)
+
     def _of(self, cell: Cell) -> Iterator[float]:
-        if cell.threads != 1 or cell.m not in self.rows:
+        if not self.concerns(cell):
             return
         if self.of_limit:
             yield cell.of_limit(self.mode, self.against[0])
@@ -55,29 +64,17 @@ class Goal:
             yield min(ratios)
 
 
-_CALL = (
-    "the kernel alone reads at that speed; after other products the code around it, PyTorch's allocation for one, "
-    "comes from memory too, and binds for small layers"
-)
-_MEMORY = (
-    "memory: torch reads bf16's two bytes a weight at 0.65 of `read`, so that 15x is 1.2 of it; TQ2_0 is read at 0.6, "
-    "so that 1.9x is 1.1"
-)
-_EIGHT = "9 of 73 instructions unpack, and the call around the kernel binds for small layers"
-_MANY = "the inner loop alone is at the peak; unpacking, quantising, scaling and writing are the rest"
-_FLOATS = "a bfloat16 is three digits: 30 instructions for 128 codes where a8 has 14, which memory no longer binds"
-
 GOALS = (
-    Goal("a8", (1,), 0.90, ("read",), _CALL),
-    Goal("a8", (1,), 1.9, ("TQ2_0",), _MEMORY),
-    Goal("a8", (1,), 15, ("bf16",), _MEMORY),
-    Goal("a8", (8,), 0.85, ("int8",), _EIGHT),
-    Goal("a8", (8,), 1.3, TORCH_INT8, _EIGHT),
-    Goal("a8", (512,), 0.95, ("int8",), _MANY),
-    Goal("a8", (512,), 1.05, TORCH_INT8, _MANY),
-    Goal("a8", (512,), 2, ("bf16",), _MANY),
-    Goal("a8", (512,), 4, ("TQ2_0",), _MANY),
-    Goal("a8", (4608,), 1, ("qlinear",), _MANY),
-    Goal("a16", (64, 512, 4608), 1, ("bf16",), "fma's ports"),
-    Goal("a16", (1,), 8, ("bf16",), _FLOATS),
+    Goal("a8", (1,), 0.90, ("read",)),
+    Goal("a8", (1,), 1.9, ("TQ2_0",)),
+    Goal("a8", (1,), 15, ("bf16",)),
+    Goal("a8", (8,), 0.85, ("int8",)),
+    Goal("a8", (8,), 1.3, TORCH_INT8),
+    Goal("a8", (512,), 0.95, ("int8",)),
+    Goal("a8", (512,), 1.05, TORCH_INT8),
+    Goal("a8", (512,), 2, ("bf16",)),
+    Goal("a8", (512,), 4, ("TQ2_0",)),
+    Goal("a8", (4608,), 1, ("qlinear",)),
+    Goal("a16", (64, 512, 4608), 1, ("bf16",)),
+    Goal("a16", (1,), 8, ("bf16",)),
 )

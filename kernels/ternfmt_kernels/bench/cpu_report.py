@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from .cpu import COLD_BYTES, OURS, STREAMS, Cell, Results
-from .cpu_goals import GOALS, VNNI
+from .cpu import COLD_BYTES, HEAD_ROWS, OURS, STREAMS, Cell, Results
+from .cpu_goals import GOALS, VNNI, Goal
 
 _PARTS = tuple((mode, limit) for mode in OURS for limit in (*STREAMS, {"a8": "int8", "a16": "float"}[mode]))
 _LIMIT_NAMES = {"read": "read", "read4": "read4", "int8": "int8", "float": "FMA"}
@@ -90,24 +90,44 @@ def _table(results: Results, threads: int) -> Iterator[str]:
     if left_out:
         texts = [f"{name} {cell.shape} M={cell.m} ({seconds:.0f} s)" for cell, name, seconds in left_out]
         yield f"Left out, for the time that one product would have taken: {', '.join(texts)}."
+        yield ""
+    yield from _shares(cells)
+
+
+def _shares(cells: list[Cell]) -> Iterator[str]:
+    timed = [(cell, shares) for cell in cells if (shares := [cell.shares(mode) for mode in OURS]) != [None] * len(OURS)]
+    if not timed:
+        return
+    yield "What the time goes to: `call`, the call itself with quantising and laying out activations, is what the"
+    yield f"first {HEAD_ROWS} rows of the weight take; `instructions`, as many codes that stay in the cache; `memory`"
+    yield "is the rest."
+    yield ""
+    yield "| shape | M | " + " | ".join(OURS) + " |"
+    yield "|---|---|" + "---|" * len(OURS)
+    for cell, shares in timed:
+        yield f"| {cell.shape} | {cell.m} | " + " | ".join(map(str, shares)) + " |"
 
 
 def _goals(results: Results) -> Iterator[str]:
-    """Which goals are reached, which are not, which cannot be shown."""
+    """Which goals are reached, which are not and why, which cannot be shown."""
     vnni = results.machine["instruction set"] in VNNI
     rows, unseen = [], []
     for goal in GOALS:
         found = goal.reached(results.cells)
+        seen = [cell for cell, _ in found]
+        if left := [cell for cell in results.cells if goal.concerns(cell) and cell not in seen]:
+            cells = ", ".join(f"{cell.shape} M={cell.m}" for cell in left)
+            unseen.append(f"{goal}: not at {cells}, where the peer was left out")
         if not found:
-            unseen.append(f"{goal} (not timed in this run)")
+            if not left:
+                unseen.append(f"{goal} (not timed in this run)")
             continue
         if goal.against[0] == "int8" and not vnni:
             unseen.append(f"{goal} (set for VNNI, which this machine lacks; here it is of its own int8 peak)")
         found.sort(key=lambda pair: pair[1])
         worst, best = found[0], found[-1]
         missed = [cell.shape + f" M={cell.m}" * (len(goal.rows) > 1) for cell, value in found if value < goal.factor]
-        why = f": {goal.binds}" if results.machine["instruction set"] == "avx2" else ""
-        verdict = f"missed at {', '.join(missed)}{why}" if missed else "reached"
+        verdict = f"missed at {', '.join(missed)}: {_why(goal, worst[0])}" if missed else "reached"
         rows.append(f"| {goal} | {worst[1]:.2f} ({worst[0].shape}) | {best[1]:.2f} ({best[0].shape}) | {verdict} |")
     yield ""
     yield "## Goals, one thread"
@@ -115,11 +135,19 @@ def _goals(results: Results) -> Iterator[str]:
     yield "| goal | worst | best | |"
     yield "|---|---|---|---|"
     yield from rows
+    yield ""
+    yield "Where one is missed: what the time goes to where it is missed most, and the part of the machine's limits"
+    yield "(the faster way to read, the best instructions) that would reach it."
     if unseen:
         yield ""
         yield "What this machine or run cannot show:"
         yield ""
         yield from (f"- {line}" for line in unseen)
+
+
+def _why(goal: Goal, cell: Cell) -> str:
+    shares = cell.shares(goal.mode)
+    return f"{shares}; " * (shares is not None) + f"takes {goal.takes(cell):.2f} of the limits"
 
 
 def plot(results: Results, path: Path) -> str | None:
@@ -144,8 +172,9 @@ def plot(results: Results, path: Path) -> str | None:
         rows = [cell.m for cell in cells]
         for limit, style in (("int8", "-"), ("float", "--")):
             # Four multiply-accumulates a row of x for each byte of codes.
-            roof = [min(4 * cell.m * cell.rate("read"), cell.rate(limit)) / 1e9 for cell in cells]
-            axis.plot(rows, roof, color="black", linestyle=style, label=f"limit: read, {_LIMIT_NAMES[limit]}")
+            read = [max(cell.rate(name) for name in STREAMS) for cell in cells]
+            roof = [min(4 * cell.m * bytes_, cell.rate(limit)) / 1e9 for cell, bytes_ in zip(cells, read, strict=True)]
+            axis.plot(rows, roof, color="black", linestyle=style, label=f"limit: read4, {_LIMIT_NAMES[limit]}")
         for name in results.peers:
             points = [(cell.m, cell.rate(name) / 1e9) for cell in cells if name in cell.times]
             if points:
