@@ -1,6 +1,7 @@
-/* Few rows of x: each row of the weight is read once, from memory, and multiplied with all of them as it comes. What
- * binds is the memory, so each thread reads the codes in their order and nothing of them is written. Groups of columns
- * are products of their own: some rows of the weight at a time take turns at each, and what is next is prefetched.
+/* Few rows of x: each row of the weight is read once, from memory, and multiplied with all of them as it comes; nothing
+ * of it is written. A task is rows that lie one after the other, in which the kernel may read at several places at once.
+ * Groups of columns are products of their own: some rows of the weight at a time take turns at each, and what is next is
+ * prefetched.
  */
 #include "digits.h"
 #include "plan.h"

@@ -222,7 +222,9 @@ static bool multiply_by(const Product *product, bool digits, bool *refused) {
     else
         plan.tiles = tiles;
     plan.window_words = few && weight->groups > 1 ? window_words(product) : 0;
-    plan.rows = digits ? m : smaller(m, few ? FEW_MAX : tiles->block);
+    /* Blocks of about the same size: each reads the whole weight. */
+    const size_t most = few ? FEW_MAX : tiles->block;
+    plan.rows = digits ? m : ceil_div(m, ceil_div(m, most));
     /* The first block has the most rows, and so the most threads. */
     const int preparing = threads_to_prepare(product, plan.rows), multiplying = threads_to_multiply(product, plan.rows);
     plan.outputs = outputs_of(&plan, (size_t)multiplying);
