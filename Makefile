@@ -76,7 +76,8 @@ format: $(VENV)/dev.stamp ## let ruff fix and format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.stamp ## check and time the CPU kernels: kernels/bench/RESULTS-cpu.md (a quarter of an hour, quiet)
+# A quarter of an hour, on a machine that is quiet. The folder of ggml's shared libraries: see docs/kernels.md.
+bench: $(VENV)/dev.stamp ## time CPU kernels: kernels/bench/RESULTS-cpu.md (long; TERNFMT_BENCH_GGML: ggml's folder)
 	$(BIN)/python -m ternfmt_kernels.bench cpu --markdown kernels/bench/RESULTS-cpu.md \
 	  --json kernels/bench/RESULTS-cpu.json --plot kernels/bench/RESULTS-cpu.png
 

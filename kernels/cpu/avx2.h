@@ -4,7 +4,8 @@
 
 #include "contract.h"
 
-extern const Kernels avx2_kernels; /* avx2_rows.c */
+#include <immintrin.h>
+#include <string.h>
 
 /* avx2_few.c */
 void avx2_planes_of_bytes(const float *x, size_t words, void *prepared);
@@ -35,10 +36,6 @@ double avx2_probe_float(size_t steps);
 void avx2_probe_read(const void *data, size_t bytes, size_t streams);
 
 #define AVX2_ROWS 16 /* of a tile: two registers of eight */
-
-#ifdef __AVX2__
-#include <immintrin.h>
-#include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -94,5 +91,5 @@ INLINE void prefetch_tile(const uint8_t *next, size_t row_bytes, size_t rows, si
         for (size_t i = 0; i < bytes; i += 64)
             _mm_prefetch((const char *)next + row * row_bytes + i, _MM_HINT_T0);
 }
-#endif
+
 #endif

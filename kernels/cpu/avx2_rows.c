@@ -1,4 +1,4 @@
-/* Loops over rows of floats, AVX2: those of rows.h, with instructions for float16. */
+/* Loops over rows of floats, AVX2: those of rows.h, with instructions for float16; and the table of the set. */
 #include "avx2_dot.h"
 #include "rows.h"
 

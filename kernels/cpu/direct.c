@@ -211,8 +211,11 @@ PyObject *py_linear(PyObject *module, PyObject *const *args, Py_ssize_t count) {
 /* use_tensors(torch.Tensor, torch.nn.Parameter) -> whether `linear` can read them */
 PyObject *py_use_tensors(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
-    if (count != 2 || !PyType_Check(args[0]) || !PyType_Check(args[1]))
-        return PyErr_Format(PyExc_TypeError, "use_tensors: expected two types");
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "use_tensors: expected 2 types, got %zd arguments", count);
+    if (!PyType_Check(args[0]) || !PyType_Check(args[1]))
+        return PyErr_Format(PyExc_TypeError, "use_tensors: expected 2 types, got objects of %.100s, %.100s",
+                            Py_TYPE(args[0])->tp_name, Py_TYPE(args[1])->tp_name);
     PyObject *capsule = PyObject_GetAttrString(args[0], "__dlpack_c_exchange_api__");
     const DLPackExchange *table = capsule ? PyCapsule_GetPointer(capsule, DLPACK_CAPSULE) : NULL;
     Py_XDECREF(capsule); /* the table outlives it */

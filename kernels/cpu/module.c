@@ -58,7 +58,15 @@ static bool parse_kernels(const char *name, const Kernels **kernels) {
     *kernels = kernels_named(name);
     if (*kernels)
         return true;
-    PyErr_Format(PyExc_ValueError, "instruction set: %s is not available", name);
+    PyObject *known = PyUnicode_FromString("");
+    for (const Kernels *const *set = kernels_available(); known && *set; set++) {
+        PyObject *before = known;
+        known = PyUnicode_FromFormat("%U%s%s", before, set == kernels_available() ? "" : ", ", (*set)->name);
+        Py_DECREF(before);
+    }
+    if (known)
+        PyErr_Format(PyExc_ValueError, "instruction set: expected one of %U, got %s", known, name);
+    Py_XDECREF(known);
     return false;
 }
 
@@ -89,7 +97,8 @@ static bool parse_planes(const char *what, PyObject *tuple, Py_ssize_t last, Py_
         Address address, bytes;
         PyObject *pair = PyTuple_GET_ITEM(tuple, p);
         if (!PyTuple_Check(pair)) {
-            PyErr_Format(PyExc_TypeError, "%s: expected a tuple of pairs", what);
+            PyErr_Format(PyExc_TypeError, "%s: expected a tuple of pairs, got %.100s in it", what,
+                         Py_TYPE(pair)->tp_name);
             return false;
         }
         if (!PyArg_ParseTuple(pair, "KK", &address, &bytes) || (last >= 0 && !fits(what, address, bytes, last, size)))
@@ -105,6 +114,7 @@ static bool parse_weight(PyObject *tuple, size_t k, Weight *weight) {
     PyObject *codes, *scales;
     const char *dtype;
     const void *code_data[PLANES_MAX];
+    char expected[64];
     if (!PyArg_ParseTuple(tuple, "nnnO!sO!:weight", &n, &group, &row_bytes, &PyTuple_Type, &codes, &dtype,
                           &PyTuple_Type, &scales) ||
         !parse_dtype("scales", dtype, &weight->scale_dtype))
@@ -114,12 +124,16 @@ static bool parse_weight(PyObject *tuple, size_t k, Weight *weight) {
         return wrong("rows of codes", "at least 0", n);
     if (planes < 1 || planes > PLANES_MAX)
         return wrong("planes", "1 to 4", planes);
-    if (PyTuple_GET_SIZE(scales) != planes)
-        return wrong("scales", "as many as planes of codes", PyTuple_GET_SIZE(scales));
+    if (PyTuple_GET_SIZE(scales) != planes) {
+        PyOS_snprintf(expected, sizeof expected, "%zd, as many as planes of codes", planes);
+        return wrong("scales", expected, PyTuple_GET_SIZE(scales));
+    }
     if (group < 0 || group % WORD_CODES)
         return wrong("group size", "a multiple of 16", group);
-    if (row_bytes < packed)
-        return wrong("bytes from row to row of codes", "at least a row", row_bytes);
+    if (row_bytes < packed) {
+        PyOS_snprintf(expected, sizeof expected, "at least %zd, a row", packed);
+        return wrong("bytes from row to row of codes", expected, row_bytes);
+    }
     weight->n = (size_t)n, weight->k = k, weight->planes = (int)planes, weight->row_bytes = (size_t)row_bytes;
     weight->group = group && (size_t)group < k ? (size_t)group : k;
     weight->groups = ceil_div(k, weight->group);
@@ -178,7 +192,8 @@ static PyObject *py_matmul(PyObject *module, PyObject *args) {
                           &weight, &bias, &low_rank, &out, &out_bytes, &dtype))
         return NULL;
     if ((bias != Py_None && !PyTuple_Check(bias)) || (low_rank != Py_None && !PyTuple_Check(low_rank)))
-        return PyErr_Format(PyExc_TypeError, "bias, low_rank: expected tuples or None");
+        return PyErr_Format(PyExc_TypeError, "bias, low_rank: expected tuples or None, got %.100s, %.100s",
+                            Py_TYPE(bias)->tp_name, Py_TYPE(low_rank)->tp_name);
     if (!parse_kernels(set, &product.kernels) || !parse_dtype("out", dtype, &product.out_dtype) ||
         !parse_x(x, &product.x) || !parse_weight(weight, product.x.columns, &product.weight) ||
         !parse_extras(bias, low_rank, product.x.rows, product.weight.n, &product.extras))

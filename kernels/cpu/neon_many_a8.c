@@ -42,7 +42,7 @@ INLINE int32x4_t dot_lane(int32x4_t sum, int8x16_t codes, int8x16_t x, int lane)
     return sum;
 }
 
-/* Four words, which begin where the planes do; */
+/* Four words, which begin where the planes do. */
 INLINE void step_of_four(const int8_t *panel, const int8_t *x, size_t stride, size_t rows, int32x4_t s[][4]) {
 #pragma GCC unroll 4
     for (int p = 0; p < 4; p++) {
@@ -62,7 +62,7 @@ INLINE void step_of_four(const int8_t *panel, const int8_t *x, size_t stride, si
     }
 }
 
-/* and one, at the ends of groups that are no multiple of four words. */
+/* One word, at the ends of groups that are no multiple of four words. */
 INLINE void step_of_one(const int8_t *panel, const int8_t *x, size_t stride, size_t rows, int32x4_t s[][4]) {
     for (int p = 0; p < 4; p++)
 #pragma GCC unroll 4

@@ -128,7 +128,8 @@ class Backend:
 
     Attributes:
         name: what TERNFMT_KERNEL calls it.
-        unavailable: why it cannot run on this machine at all, or None.
+        unavailable: why it cannot run on this machine at all, or None; raises `KernelError` where a setting of its
+            own cannot be honoured.
         refuses: why it cannot serve this call, or None; asked only where it is available.
         product: the computation, for both directions.
         linear: product and extras at once; None: `ops` adds them to the product.

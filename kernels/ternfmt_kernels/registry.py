@@ -28,8 +28,15 @@ class Status:
 
 
 def backends() -> list[Status]:
-    """All backends, fastest first, with their availability on this machine."""
-    return [Status(b.name, b.unavailable()) for b in BACKENDS]
+    """All backends, fastest first, with their availability on this machine. Never raises."""
+    return [Status(b.name, _unavailable(b)) for b in BACKENDS]
+
+
+def _unavailable(backend: Backend) -> str | None:
+    try:
+        return backend.unavailable()
+    except KernelError as error:
+        return str(error)
 
 
 def select(call: Call) -> Backend:

@@ -48,7 +48,7 @@ class TernaryLinear(nn.Linear):
         weight_lowrank_down, weight_lowrank_up: ``[R, in]`` and ``[out, R]``, with a low-rank term.
         bias: ``[out]`` in ``compute_dtype``, or None.
         compute_dtype: the dtype of the model around the layer; PEFT and `dequantize` go by it.
-        int8_activations: quantise each row of the input to int8 first (W2A8): faster on tensor cores,
+        int8_activations: quantise each row of the input to int8 first (W2A8): faster on tensor cores and on CPUs,
             and less exact. Of the model at hand, not of the file; set it here or by `use_int8_activations`.
     """
 

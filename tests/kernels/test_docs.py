@@ -24,7 +24,11 @@ def test_links_lead_somewhere(target: str) -> None:
 
 def test_variables_are_the_codes() -> None:
     from ternfmt_kernels import registry
+    from ternfmt_kernels.cpu_backend import isa
 
+    (sets,) = (line for line in TEXT.splitlines() if line.startswith(f"| `{isa.VARIABLE}` |"))
+    assert all(f"`{name}`" in sets for name in isa.built())
+    assert f"| `{registry.OVERRIDE}` |" in TEXT
     tuning = pytest.importorskip("ternfmt_kernels.triton_backend.tuning")
-    for name in (registry.OVERRIDE, tuning.MODE, tuning.FILE):
+    for name in (tuning.MODE, tuning.FILE):
         assert f"| `{name}` |" in TEXT

@@ -17,6 +17,10 @@ def ones(call: Call, x: Tensor, codes: Sequence[Tensor], scales: Sequence[Tensor
     out.fill_(1)
 
 
+def unset() -> str | None:
+    raise KernelError("SETTING=1: expected 2")
+
+
 BROKEN = Backend("broken", lambda: "no such device", lambda call: None, ones)
 PICKY = Backend("picky", lambda: None, lambda call: "needs M <= 2" if call.m > 2 else None, ones)
 
@@ -43,6 +47,16 @@ def test_listing() -> None:
         ("picky", None),
         ("torch", None),
     ]
+
+
+def test_listing_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "BACKENDS", [Backend("unset", unset, lambda call: None, ones), TORCH])
+    with pytest.raises(KernelError, match="SETTING=1: expected 2"):
+        product(2)
+    assert [s.unavailable for s in backends()] == ["SETTING=1: expected 2", None]
+    monkeypatch.setenv("TERNFMT_KERNEL", "fast")
+    with pytest.raises(KernelError, match=r"no such backend .*unset: SETTING=1: expected 2; torch: available"):
+        product(2)
 
 
 def test_override_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:

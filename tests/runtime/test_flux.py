@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import ternfmt
+from ternfmt_kernels import backends
 from ternfmt_runtime import TernaryLinear, dequantize_, load_into, quantize_
 from ternfmt_runtime.arrays import to_array
 
@@ -112,6 +113,17 @@ def test_every_layer_is_within_the_bound(
             layer.register_forward_hook(check)
     run(model, model.dtype)
     assert len(checked) == 20
+
+
+@pytest.mark.skipif(backends()[1].unavailable is not None, reason="needs the native code")
+def test_the_cpu_backend_serves_all_of_it(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums in another order; a model carries the differences on, and a rounding to bfloat16 may go the other way."""
+    outputs = []
+    for backend in ("cpu", "torch"):
+        monkeypatch.setenv("TERNFMT_KERNEL", backend)
+        outputs.append(run(model, model.dtype).double())
+    found, expected = outputs
+    assert (found - expected).norm() < 8 * torch.finfo(model.dtype).eps * expected.norm()
 
 
 def test_output_is_as_good_as_the_dequantised_twins(model: nn.Module) -> None:

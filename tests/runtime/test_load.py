@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ternfmt
 from ternfmt import FormatError, Kind, Plane, TernaryTensor
+from ternfmt_kernels import backends
 from ternfmt_runtime import LoadError, TernaryLinear, load_into
 from ternfmt_runtime.arrays import to_array
 
@@ -136,6 +137,20 @@ def test_mapped_tensors_stay_in_the_file_and_the_file_stays_as_it_is(path: Path,
         net.first.weight_scale.zero_()
         net.last.weight.fill_(1)
     assert path.read_bytes() == held
+
+
+@pytest.mark.skipif(backends()[1].unavailable is not None, reason="needs the native code")
+@pytest.mark.parametrize("rank", [0, 3])
+def test_the_cpu_backend_reads_mapped_weights(path: Path, tensors, make_tensor, rank: int, monkeypatch) -> None:
+    """With a low-rank term through the operator, without one past it."""
+    ternfmt.save(path, tensors | {"first.weight": make_tensor(0, rank=rank)})
+    net, x, outputs = meta_net(), torch.randn(5, K), []
+    load_into(net, path, mapped=True)
+    for backend in ("cpu", "torch"):
+        monkeypatch.setenv("TERNFMT_KERNEL", backend)
+        with torch.no_grad():
+            outputs.append(net(x))
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
 
 
 def test_a_folder_of_shards(tmp_path: Path, tensors) -> None:

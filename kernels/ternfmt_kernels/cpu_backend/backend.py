@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ternfmt.limits import K_MAX
 
 from ..contract import Backend, Call
@@ -14,7 +16,7 @@ def unavailable() -> str | None:
     Raises:
         KernelError: TERNFMT_CPU_ISA cannot be honoured.
     """
-    if isa.module() is None:
+    if isa.module() is None and not os.environ.get(isa.VARIABLE):
         return isa.MISSING
     isa.selected()
     return None

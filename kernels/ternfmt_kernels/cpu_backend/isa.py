@@ -15,7 +15,7 @@ except ImportError:  # built without: no compiler, or it failed
 VARIABLE = "TERNFMT_CPU_ISA"
 """Environment variable that names the one instruction set to use; unset: the fastest there is."""
 
-MISSING = "its native code was not built (that takes a C compiler when ternfmt is installed)"
+MISSING = "the native code was not built (that takes a C compiler when ternfmt is installed)"
 
 
 def module() -> Any:
@@ -40,13 +40,15 @@ def selected() -> str:
     """What runs: the one that TERNFMT_CPU_ISA names, or the fastest.
 
     Raises:
-        KernelError: the variable names one that is not in this build or not in this processor.
+        KernelError: the variable names one that is not in this build or not in this processor, or there is none at all.
     """
     name = os.environ.get(VARIABLE)
     if not name:
         return _AVAILABLE[0]
+    if _cpu is None:
+        raise KernelError(f"{VARIABLE}={name}: expected no value, as {MISSING}")
     if name not in _AVAILABLE:
         needs = built().get(name)
         reason = "this build has no such instruction set" if needs is None else f"this processor lacks one of {needs}"
-        raise KernelError(f"{VARIABLE}={name}: {reason}; expected one of {', '.join(_AVAILABLE) or 'none'}")
+        raise KernelError(f"{VARIABLE}={name}: {reason}; expected one of {', '.join(_AVAILABLE)}")
     return name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from ternfmt_kernels import KernelError, backends, linear, registry
 from ternfmt_kernels.contract import Call
 from ternfmt_kernels.cpu_backend import isa
 from ternfmt_runtime.linear import TernaryLinear
+from tests import check_wheel
 from tests.kernels.test_product import make_weight, make_x
 
 SETS = isa.available()
@@ -75,26 +77,61 @@ def test_where_there_is_a_compiler_there_is_native_code() -> None:
     if not headers.exists() or not any(map(shutil.which, ("cc", "gcc", "clang"))):
         pytest.skip("no C compiler, or no Python.h")
     assert SETS, "build it: pip install --no-build-isolation --no-deps -e ."
-    expected = {"x86_64": "avx2", "AMD64": "avx2", "aarch64": "neon", "arm64": "neon"}.get(platform.machine(), "scalar")
-    assert expected in isa.built(), "the compiler did not take the sources of this set: see CMake's warnings"
+    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    expected = {*check_wheel.SETS.get(machine, ["scalar"])}
+    if gcc() < 11:
+        expected -= {"avx512vnni", "avxvnni"}
+    assert expected <= set(isa.built()), "the compiler did not take the sources of a set: see CMake's warnings"
+
+
+def gcc() -> int:
+    """The version of the GCC that CMake takes; 0 where that is another compiler, or not known."""
+    command = [*shlex.split(os.environ.get("CC", "cc")), "-E", "-P", "-"]
+    try:
+        done = subprocess.run(command, input="__GNUC__ __clang__", capture_output=True, text=True)
+    except OSError:
+        return 0
+    version, _, clang = done.stdout.strip().partition(" ")
+    return int(version) if version.isdecimal() and clang == "__clang__" else 0
+
+
+@native
+@pytest.mark.skipif("TERNFMT_TEST_CPU" in os.environ, reason="another module than the installed one is tested")
+def test_the_check_of_wheels_finds_what_is_installed() -> None:
+    assert check_wheel.built() == list(isa.built())
 
 
 def test_without_native_code_torch_does_the_work_and_one_warning_says_so() -> None:
+    """A set that the environment asks for is refused, but not where it asks for `torch`."""
     code = """
-import sys
+import os, sys
 sys.modules["ternfmt_kernels._cpu"] = None  # as if it were not there
 import torch
-from ternfmt_kernels import backends, linear
-print([s.unavailable for s in backends() if s.name == "cpu"])
-for _ in range(2):
-    print(linear(torch.ones(1, 4), [torch.tensor([[0x5D]], dtype=torch.uint8)], [torch.ones(1)], 4, None).tolist())
+from ternfmt_kernels import KernelError, backends, linear
+def report():
+    print([s.unavailable for s in backends() if s.name == "cpu"])
+    try:
+        codes, ones = torch.tensor([[0x5D]], dtype=torch.uint8), torch.ones(1)
+        print(linear(torch.ones(1, 4), [codes], [ones], 4, None).tolist())
+    except KernelError as error:
+        print([str(error)])
+report()
+report()
+os.environ["TERNFMT_CPU_ISA"] = "scalar"
+report()
+os.environ["TERNFMT_KERNEL"] = "torch"
+report()
 """
     root = Path(__file__).parents[3]
     path = os.pathsep.join(str(root / part) for part in (".", "kernels"))
-    environment = {k: v for k, v in os.environ.items() if k not in ("TERNFMT_KERNEL", isa.VARIABLE)}
+    variables = ("TERNFMT_KERNEL", "TRITON_INTERPRET", isa.VARIABLE)
+    environment = {k: v for k, v in os.environ.items() if k not in variables}
     command = [sys.executable, "-W", "always", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env={**environment, "PYTHONPATH": path})
-    assert done.stdout.splitlines() == [f"[{isa.MISSING!r}]", "[[2.0]]", "[[2.0]]"], done.stderr
+    missing, product = f"[{isa.MISSING!r}]", "[[2.0]]"
+    refused = f"['TERNFMT_CPU_ISA=scalar: expected no value, as {isa.MISSING}']"
+    expected = [missing, product, missing, product, refused, refused, refused, product]
+    assert done.stdout.splitlines() == expected, done.stderr
     (warning,) = (line for line in done.stderr.splitlines() if "RuntimeWarning" in line)
     assert "reference backend, which is many times slower" in warning
     assert isa.MISSING in warning
@@ -104,6 +141,12 @@ for _ in range(2):
 def test_backends_lists_it_between_triton_and_torch() -> None:
     assert [status.name for status in backends()] == ["triton", "cpu", "torch"]
     assert backends()[1].unavailable is None
+
+
+@native
+def test_backends_lists_a_set_that_cannot_be_had_as_a_reason(monkeypatch) -> None:
+    monkeypatch.setenv(isa.VARIABLE, "sse9")
+    assert backends()[1].unavailable.startswith("TERNFMT_CPU_ISA=sse9: this build has no such instruction set")
 
 
 def arguments() -> dict[str, object]:
@@ -128,7 +171,7 @@ def replaced(values: tuple, index: int, value: object) -> tuple:
 
 
 WRONG = [
-    ("isa", None, "sse9", "sse9 is not available"),
+    ("isa", None, "sse9", f"instruction set: expected one of {', '.join(SETS)}, got sse9"),
     ("x", 0, 0, "x: expected the address of 36 bytes, got 0"),
     ("x", 0, 1 << 64, None),
     ("x", 1, 35, "x: expected at least 36 bytes, got 35"),
@@ -146,11 +189,11 @@ WRONG = [
     ("weight", 0, 1 << 62, "codes: expected at least"),
     ("weight", 1, 8, "group size: expected a multiple of 16, got 8"),
     ("weight", 1, -16, "group size: expected a multiple of 16, got -16"),
-    ("weight", 2, 2, "from row to row of codes: expected at least a row, got 2"),
+    ("weight", 2, 2, "from row to row of codes: expected at least 3, a row, got 2"),
     ("weight", 2, 4, "codes: expected at least 11 bytes, got 9"),
     ("weight", 3, (), "planes: expected 1 to 4, got 0"),
     ("weight", 3, ((64, 9),) * 5, "planes: expected 1 to 4, got 5"),
-    ("weight", 3, ((64, 9),) * 2, "scales: expected as many as planes of codes, got 1"),
+    ("weight", 3, ((64, 9),) * 2, "scales: expected 2, as many as planes of codes, got 1"),
     ("weight", 4, "int8", "scales: expected float32, float16 or bfloat16, got int8"),
     ("weight", 5, ((64, 5),), "scales: expected at least 6 bytes, got 5"),
     ("weight", 5, ((65, 6),), "scales: expected an address that is a multiple of 2, got 65"),
@@ -183,15 +226,21 @@ def test_arguments_that_do_not_fit_are_refused(part: str, index: int | None, val
 def test_arguments_of_other_types_are_refused() -> None:
     good = arguments()
     good.pop("held")
-    for part, value in (("x", 3), ("weight", None), ("bias", 3), ("low_rank", "x"), ("isa", 1)):
-        with pytest.raises(TypeError):
+    for part, value, message in (
+        ("x", 3, None),
+        ("weight", None, None),
+        ("bias", 3, "bias, low_rank: expected tuples or None, got int, tuple"),
+        ("low_rank", "x", "bias, low_rank: expected tuples or None, got tuple, str"),
+        ("isa", 1, None),
+    ):
+        with pytest.raises(TypeError, match=message):
             isa.module().matmul(*{**good, part: value}.values())
     weight = replaced(good["weight"], 3, (3,))
-    with pytest.raises(TypeError, match="codes: expected a tuple of pairs"):
+    with pytest.raises(TypeError, match="codes: expected a tuple of pairs, got int in it"):
         isa.module().matmul(*{**good, "weight": weight}.values())
 
 
-@native
+@pytest.mark.usefixtures("name")
 def test_calls_from_several_threads_of_python(threads) -> None:
     """One has the pool, the others work alone. Products of five and more rows are large enough for two threads."""
     threads(2)
@@ -223,18 +272,19 @@ def test_threads_are_those_of_pytorch() -> None:
     """In a process of its own: here earlier tests may have started others."""
     script = """
 import os, numpy, torch
-from tests.kernels.cpu.test_backend import product_of_two_threads
+from tests.kernels.cpu.test_backend import SETS, product_of_two_threads
 torch.set_num_threads(2)
 product = product_of_two_threads(numpy.random.default_rng(4))
 torch.ones(1 << 22).add_(1)  # starts all of them
 before = set(os.listdir("/proc/self/task"))
-product()
-assert set(os.listdir("/proc/self/task")) <= before
+for os.environ["TERNFMT_CPU_ISA"] in SETS:
+    product()
+    assert set(os.listdir("/proc/self/task")) <= before
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[3])
 
 
-@native
+@pytest.mark.usefixtures("name")
 @pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor has one way with subnormal numbers")
 def test_threads_of_pytorch_keep_their_way_with_subnormal_numbers(threads) -> None:
     threads(2)
@@ -248,7 +298,7 @@ def test_threads_of_pytorch_keep_their_way_with_subnormal_numbers(threads) -> No
     assert torch.equal((subnormal * 1).view(torch.int32), subnormal.view(torch.int32))
 
 
-@native
+@pytest.mark.usefixtures("name")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_has_threads_of_its_own(threads) -> None:
@@ -262,7 +312,7 @@ def test_a_forked_child_has_threads_of_its_own(threads) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-@native
+@pytest.mark.usefixtures("name")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_layer_trains_its_bias_through_it(dtype: torch.dtype, monkeypatch) -> None:
     """The product is the kernel's, its gradient torch's."""
@@ -280,9 +330,8 @@ def test_a_layer_trains_its_bias_through_it(dtype: torch.dtype, monkeypatch) -> 
         torch.testing.assert_close(found, expected, rtol=3 * torch.finfo(dtype).eps, atol=1e-5)
 
 
-@native
-def test_compiled_and_eager_give_the_same(monkeypatch) -> None:
-    monkeypatch.setenv("TERNFMT_KERNEL", "cpu")
+@pytest.mark.usefixtures("name")
+def test_compiled_and_eager_give_the_same() -> None:
     weight = make_weight(np.random.default_rng(2), 16, 64)
     x = make_x(np.random.default_rng(3), (4, 64), torch.float32)
 

@@ -27,10 +27,10 @@ N, K = 6, 36
 
 
 @pytest.fixture(autouse=True)
-def no_override(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TERNFMT_KERNEL", raising=False)
+def no_backend(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every instruction set, with no backend forced."""
+    monkeypatch.delenv("TERNFMT_KERNEL")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.delenv(isa.VARIABLE, raising=False)
 
 
 def of(weight: Weight, x: Tensor, *, k: int = K, bias: Tensor | None = None, int8: bool = False) -> Tensor | None:
@@ -301,8 +301,8 @@ def test_linear_takes_it_and_wrong_calls_still_say_what_is_wrong(monkeypatch: py
 
 def test_the_native_functions_refuse_arguments_of_other_kinds() -> None:
     module = isa.module()
-    for arguments in ((), (1, 2), (torch.Tensor,)):
-        with pytest.raises(TypeError):
+    for arguments, got in (((), "0 arguments"), ((1, "2"), "objects of int, str"), ((torch.Tensor,), "1 arguments")):
+        with pytest.raises(TypeError, match=f"use_tensors: expected 2 types, got {got}"):
             module.use_tensors(*arguments)
     with pytest.raises(TypeError):
         module.linear(1, 2, 3)
