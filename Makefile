@@ -36,7 +36,8 @@ test-all: $(VENV)/dev.stamp ## what else CI runs: foreign readers, sanitizers (D
 	  xargs -d '\n' -P 2 -I IMPL $(BIN)/ternfmt conformance run --impl IMPL
 
 # AddressSanitizer's library comes before Python, which has no leaks of ours, and libstdc++ with it, for torch's
-# exceptions. The modules take the place of the installed ones (tests/conftest.py).
+# exceptions. The modules take the place of the installed ones (tests/conftest.py). Left out: K of 2^24, which takes
+# minutes; torch's compiler, which is not ours; builds without a module; and the program that has just run.
 sanitize: $(VENV)/dev.stamp ## the native code's tests under AddressSanitizer and UBSan; its threads under TSan
 	$(BIN)/cmake -S $(CHECK) -B build/check-address -DTERNFMT_SANITIZE=address,undefined >/dev/null
 	$(BIN)/cmake --build build/check-address --parallel 2

@@ -163,13 +163,15 @@ static void *run_often(void *context) {
     return same ? context : NULL;
 }
 
-/* Products large enough for several threads; and calls from several threads at once: one of them has the pool, the
- * others work alone. */
+/* Products large enough for several threads, of both regimes, with digits and without; and calls from several threads at
+ * once: one of them has the pool, the others work alone. */
 void check_threads(void) {
-    for (int i = 0; i < 2; i++) {
-        Product product = random_product(i ? 16 : 4, i ? 200 : 800, 2100, ALIKE);
+    static const size_t shapes[][2] = {{1, 2400}, {4, 800}, {16, 200}, {40, 150}}; /* rows of x, and of the weight */
+    for (int i = 0; i < 12; i++) {
+        Product product = random_product(shapes[i % 4][0], shapes[i % 4][1], 2100, i < 8 ? ALIKE : SOME_SMALL);
         pthread_t threads[3];
         void *same;
+        product.int8 = i < 4;
         run(&product);
         for (int count = 2; count < 8; count += 2)
             check_same(product, kernels, count);
