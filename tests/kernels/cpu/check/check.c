@@ -4,7 +4,7 @@
  *
  *   check            all sets that this machine (or its emulation) has
  *   check NAME ...   these; it is an error if one of them cannot run
- *   check threads    of all sets, only what runs on several threads
+ *   check threads    of the fastest set, what runs on several threads, which is the same for all
  */
 #include "check.h"
 
@@ -111,6 +111,8 @@ int main(int count, char **names) {
                 wanted = true, names[i] = NULL;
         if (wanted)
             check_set(*set, only_threads);
+        if (only_threads)
+            break;
     }
     for (int i = 1; asked && i < count; i++)
         if (names[i]) {

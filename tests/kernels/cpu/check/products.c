@@ -166,12 +166,17 @@ static void *run_often(void *context) {
 /* Products large enough for several threads, of both regimes, with digits and without; and calls from several threads at
  * once: one of them has the pool, the others work alone. */
 void check_threads(void) {
-    static const size_t shapes[][2] = {{1, 2400}, {4, 800}, {16, 200}, {40, 150}}; /* rows of x, and of the weight */
-    for (int i = 0; i < 12; i++) {
-        Product product = random_product(shapes[i % 4][0], shapes[i % 4][1], 2100, i < 8 ? ALIKE : SOME_SMALL);
+    static const struct {
+        size_t rows, outputs;
+        bool int8;
+        Size size;
+    } cases[] = {{1, 1200, true, ALIKE},  {16, 150, true, ALIKE},  {40, 60, true, ALIKE},
+                 {1, 1200, false, ALIKE}, {16, 150, false, ALIKE}, {4, 500, false, SOME_SMALL}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Product product = random_product(cases[i].rows, cases[i].outputs, 4200, cases[i].size);
         pthread_t threads[3];
         void *same;
-        product.int8 = i < 4;
+        product.int8 = cases[i].int8;
         run(&product);
         for (int count = 2; count < 8; count += 2)
             check_same(product, kernels, count);
