@@ -37,7 +37,7 @@ test-all: $(VENV)/dev.stamp ## what else CI runs: foreign readers, sanitizers (D
 
 # AddressSanitizer's library comes before Python, which has no leaks of ours, and libstdc++ with it, for torch's
 # exceptions. The modules take the place of the installed ones (tests/conftest.py). Left out: K of 2^24, which takes
-# minutes; torch's compiler, which is not ours; builds without a module; and the program that has just run.
+# long; torch's compiler, which is not ours; builds without a module; and the program that has just run.
 sanitize: $(VENV)/dev.stamp ## the native code's tests under AddressSanitizer and UBSan; its threads under TSan
 	$(BIN)/cmake -S $(CHECK) -B build/check-address -DTERNFMT_SANITIZE=address,undefined >/dev/null
 	$(BIN)/cmake --build build/check-address --parallel 2
@@ -77,7 +77,7 @@ format: $(VENV)/dev.stamp ## let ruff fix and format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# A quarter of an hour, on a machine that is quiet. The folder of ggml's shared libraries: see docs/kernels.md.
+# About half an hour, on a machine that is quiet. The folder of ggml's shared libraries: see docs/kernels.md.
 bench: $(VENV)/dev.stamp ## time CPU kernels: kernels/bench/RESULTS-cpu.md (long; TERNFMT_BENCH_GGML: ggml's folder)
 	$(BIN)/python -m ternfmt_kernels.bench cpu --markdown kernels/bench/RESULTS-cpu.md \
 	  --json kernels/bench/RESULTS-cpu.json --plot kernels/bench/RESULTS-cpu.png

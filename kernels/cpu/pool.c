@@ -185,26 +185,30 @@ static void run_in_pool(Job job) {
     wait_until_finished();
 }
 
+static bool forked;
+
 static void forget(void) {
     pthread_mutex_init(&busy, NULL);
     pthread_mutex_init(&pool.lock, NULL);
     pthread_cond_init(&pool.finished, NULL);
     pool.started = 0;
-    team.run = NULL;
+    forked = true;
 }
 
-static void set_up(void) {
+/* When this is loaded: PyTorch may have a team, which the child has not, before a call of ours wants it. */
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, forget); }
+
+static void find_team(void) {
     *(void **)&team.run = dlsym(RTLD_DEFAULT, "GOMP_parallel");
     *(void **)&team.thread_number = dlsym(RTLD_DEFAULT, "omp_get_thread_num");
-    pthread_atfork(NULL, NULL, forget);
 }
 
 void pool_run(int threads, size_t tasks, Run *run, void *context) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, set_up);
+    pthread_once(&once, find_team);
     if (threads > 1 && tasks > 1 && pthread_mutex_trylock(&busy) == 0) {
         const Job job = {run, context, tasks, (size_t)threads < tasks ? threads : (int)tasks, float_mode()};
-        team.run && team.thread_number ? run_in_team(job) : run_in_pool(job);
+        !forked && team.run && team.thread_number ? run_in_team(job) : run_in_pool(job);
         pthread_mutex_unlock(&busy);
         return;
     }

@@ -95,7 +95,7 @@ def _table(results: Results, threads: int) -> Iterator[str]:
 
 
 def _shares(cells: list[Cell]) -> Iterator[str]:
-    timed = [(cell, shares) for cell in cells if (shares := [cell.shares(mode) for mode in OURS]) != [None] * len(OURS)]
+    timed = [cell for cell in cells if cell.shares(OURS[0]) is not None]
     if not timed:
         return
     yield "What the time goes to: `call`, the call itself with quantising and laying out activations, is what the"
@@ -104,8 +104,8 @@ def _shares(cells: list[Cell]) -> Iterator[str]:
     yield ""
     yield "| shape | M | " + " | ".join(OURS) + " |"
     yield "|---|---|" + "---|" * len(OURS)
-    for cell, shares in timed:
-        yield f"| {cell.shape} | {cell.m} | " + " | ".join(map(str, shares)) + " |"
+    for cell in timed:
+        yield f"| {cell.shape} | {cell.m} | " + " | ".join(str(cell.shares(mode)) for mode in OURS) + " |"
 
 
 def _goals(results: Results) -> Iterator[str]:
@@ -146,8 +146,8 @@ def _goals(results: Results) -> Iterator[str]:
 
 
 def _why(goal: Goal, cell: Cell) -> str:
-    shares = cell.shares(goal.mode)
-    return f"{shares}; " * (shares is not None) + f"takes {goal.takes(cell):.2f} of the limits"
+    shares, takes = cell.shares(goal.mode), f"takes {goal.takes(cell):.2f} of the limits"
+    return takes if shares is None else f"{shares}; {takes}"
 
 
 def plot(results: Results, path: Path) -> str | None:

@@ -312,6 +312,22 @@ def test_a_forked_child_has_threads_of_its_own(threads) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+@native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_forked_before_the_first_product_does_not_wait_for_threads_that_it_lacks() -> None:
+    script = """
+import os, numpy, torch
+from tests.kernels.cpu.test_backend import product_of_two_threads
+torch.set_num_threads(2)
+product = product_of_two_threads(numpy.random.default_rng(6))
+torch.ones(1 << 22).add_(1)  # has PyTorch's threads started, which a child has not
+child = os.fork()
+product()
+assert child == 0 or os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[3], timeout=120)
+
+
 @pytest.mark.usefixtures("name")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_layer_trains_its_bias_through_it(dtype: torch.dtype, monkeypatch) -> None:
